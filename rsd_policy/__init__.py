@@ -1,0 +1,34 @@
+"""Residual speculative decoding for vision-language-action policies.
+
+The names below are the public API. They are loaded on first use, so that ROS nodes which only move messages do not pay
+for importing torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rsd_policy.checkpoints.loading import Policy, load_policy
+    from rsd_policy.engine.inference import RSDInferenceEngine
+    from rsd_policy.observation import ActionChunk, ChunkStats, Observation
+
+_HOME = {
+    "ActionChunk": "rsd_policy.observation",
+    "ChunkStats": "rsd_policy.observation",
+    "Observation": "rsd_policy.observation",
+    "Policy": "rsd_policy.checkpoints.loading",
+    "RSDInferenceEngine": "rsd_policy.engine.inference",
+    "load_policy": "rsd_policy.checkpoints.loading",
+}
+
+__all__ = ["ActionChunk", "ChunkStats", "Observation", "Policy", "RSDInferenceEngine", "load_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'rsd_policy' has no attribute '{name}'")

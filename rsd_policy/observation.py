@@ -1,0 +1,143 @@
+"""What goes into a policy and what comes out: Observation, ActionChunk and ChunkStats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rsd_policy.errors import ObservationError
+
+ACTION_DIM = 7
+"""Degrees of freedom of an action: dx, dy, dz, droll, dpitch, dyaw, gripper."""
+
+PROPRIO_DIM = 8
+"""Entries of the proprioceptive state: position (3), axis-angle (3), gripper finger positions (2)."""
+
+MAX_INSTRUCTION_CHARS = 1000
+"""Longer instructions are refused: they are a mistake (a file, a log), not a command to a robot."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One synchronised look at the robot.
+
+    Attributes:
+        images: camera name -> uint8 [H, W, 3], RGB, upright.
+        proprio: float32 [8]: end-effector position in the robot base frame (m), its orientation as axis-angle (rad),
+            the two gripper finger positions (m).
+        instruction: what to do, in plain English.
+        stamp: acquisition time in seconds of the clock in use, or None.
+
+    Raises:
+        ObservationError: an image is not uint8 [H, W, 3], the state is not 8 finite numbers, or the instruction is
+            empty or longer than `MAX_INSTRUCTION_CHARS`.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    proprio: NDArray[np.float32]
+    instruction: str
+    stamp: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ObservationError("observation has no image: expected at least one camera, e.g. 'agentview'")
+        for name, image in self.images.items():
+            if not isinstance(image, np.ndarray):
+                raise ObservationError(f"image '{name}': expected a numpy array, got {type(image).__name__}")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ObservationError(
+                    f"image '{name}': expected uint8 [H, W, 3] (RGB), got {image.dtype} {list(image.shape)}"
+                )
+        proprio = np.asarray(self.proprio)
+        if proprio.shape != (PROPRIO_DIM,):
+            raise ObservationError(f"proprio: expected shape [{PROPRIO_DIM}], got {list(proprio.shape)}")
+        if not np.all(np.isfinite(proprio)):
+            raise ObservationError(f"proprio: expected finite numbers, got {proprio.tolist()}; check the state source")
+        object.__setattr__(self, "proprio", proprio.astype(np.float32))
+        if not isinstance(self.instruction, str) or not self.instruction.strip():
+            raise ObservationError("instruction: expected a sentence, got an empty one")
+        if len(self.instruction) > MAX_INSTRUCTION_CHARS:
+            raise ObservationError(
+                f"instruction: expected at most {MAX_INSTRUCTION_CHARS} characters, got {len(self.instruction)}"
+            )
+
+
+@dataclass(frozen=True)
+class ChunkStats:
+    """Where the time of one inference went and how draft and main head compared.
+
+    Attributes:
+        stage_ms: stage -> device-synchronised wall time in ms. Stages: preprocess, vision, layers_early, draft,
+            layers_late, head, decode.
+        first_action_ms: time from the call until the first usable chunk (provisional or final), ms.
+        total_ms: time from the call until the final chunk, ms.
+        token_agreement: per compared level, fraction of equal tokens over the chunk; empty when nothing was compared.
+        max_deviation: [7], largest |draft - final| per degree of freedom over the chunk, action units; None when
+            nothing was compared.
+        audited: the chunk was executed unverified and verified afterwards.
+        audit_deviated: outcome of that audit; None when not audited.
+    """
+
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    first_action_ms: float = 0.0
+    total_ms: float = 0.0
+    token_agreement: tuple[float, ...] = ()
+    max_deviation: NDArray[np.float32] | None = None
+    audited: bool = False
+    audit_deviated: bool | None = None
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Actions for the next T control steps.
+
+    Attributes:
+        actions: float32 [T, 7] in the units of the policy's robot profile (LIBERO: OSC_POSE units in [-1, 1],
+            gripper -1 open, +1 close).
+        verified: the main head produced or confirmed these actions.
+        accepted: the draft passed the acceptance rule; None when draft and main head were not compared.
+        skipped: the gate let the draft through and the rest of the backbone was not run.
+        levels: how many residual levels the actions are decoded from.
+        tokens: int64 [levels, T, 7], the codes; None for policies without a codec (the scripted expert).
+        stats: timing and comparison.
+    """
+
+    actions: NDArray[np.float32]
+    verified: bool = True
+    accepted: bool | None = None
+    skipped: bool = False
+    levels: int = 0
+    tokens: NDArray[np.int64] | None = None
+    stats: ChunkStats = field(default_factory=ChunkStats)
+
+
+def proprio_from_pose(
+    position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_qpos: ArrayLike
+) -> NDArray[np.float32]:
+    """Build the proprioceptive state that LIBERO policies read.
+
+    The rotation is the axis-angle of the quaternion as it comes, without flipping it to w >= 0: flipping changes the
+    representation that public LIBERO policies were trained on (facts: 40 points lost on libero_10).
+
+    Args:
+        position: [3], end-effector position in the robot base frame, m.
+        quaternion_xyzw: [4], unit quaternion, scalar last.
+        gripper_qpos: [2], finger joint positions, m.
+
+    Returns:
+        float32 [8].
+    """
+    quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
+    w = min(1.0, max(-1.0, float(quaternion[3])))
+    sin_half = math.sqrt(1.0 - w * w)
+    if math.isclose(sin_half, 0.0, abs_tol=1e-12):
+        axis_angle = np.zeros(3)
+    else:
+        axis_angle = quaternion[:3] * (2.0 * math.acos(w) / sin_half)
+    return np.concatenate(
+        [np.asarray(position, dtype=np.float64), axis_angle, np.asarray(gripper_qpos, dtype=np.float64)]
+    ).astype(np.float32)

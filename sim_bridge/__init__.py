@@ -1,0 +1,1 @@
+"""LIBERO/robosuite as a robot: in-process environment, scripted expert, and (in nodes/) the ROS bridge."""
