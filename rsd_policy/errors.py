@@ -33,3 +33,7 @@ class SetupError(RSDError):
 
 class EpisodeError(RSDError):
     """An episode could not be run to its end; it counts neither as a success nor as a failure."""
+
+
+class InferenceError(RSDError):
+    """The policy could not compute a chunk (out of memory, device failure)."""

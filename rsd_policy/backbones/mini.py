@@ -1,0 +1,275 @@
+"""`mini`: a small vision-language-action backbone that runs on a laptop CPU.
+
+    [64 agentview | 64 wrist | 1 proprio | 4 text | T action slots] -> num_layers pre-norm transformer layers
+
+Each camera has a residual convolutional stem (128x128 -> 8x8 tokens). The instruction is tokenised into words, read by a
+two-layer text transformer and pooled by learned queries, so that a paraphrase is a different input and not another
+index. Attention is bidirectional. Residual branches start at zero (facts: trains stably without warm-up tricks).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsd_policy.errors import ObservationError
+from rsd_policy.observation import PROPRIO_DIM, Observation
+
+CAMERAS = ("agentview", "wrist")
+MAX_WORDS = 32
+UNKNOWN_BUCKETS = 64
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    """Sizes of the backbone; all of them are stored in the checkpoint's manifest."""
+
+    width: int = 320
+    num_layers: int = 10
+    num_heads: int = 5
+    horizon: int = 8
+    image_size: int = 128
+    stem_channels: tuple[int, int, int] = (32, 64, 128)
+    text_width: int = 192
+    text_tokens: int = 4
+    vocabulary: tuple[str, ...] = ()
+
+    def to_manifest(self) -> dict[str, Any]:
+        """Values as JSON-serialisable types."""
+        return asdict(self)
+
+    @classmethod
+    def from_manifest(cls, entry: dict[str, Any]) -> MiniConfig:
+        """Rebuild the configuration from `to_manifest`'s values."""
+        values = dict(entry)
+        values["stem_channels"] = tuple(values["stem_channels"])
+        values["vocabulary"] = tuple(values["vocabulary"])
+        return cls(**values)
+
+
+@dataclass
+class MiniInputs:
+    """Model-ready tensors of a batch of observations.
+
+    Attributes:
+        images: uint8 [B, cameras, image_size, image_size, 3].
+        proprio: float32 [B, 8], raw units.
+        words: int64 [B, MAX_WORDS], 0 is padding.
+    """
+
+    images: Tensor
+    proprio: Tensor
+    words: Tensor
+
+
+class WordTokenizer:
+    """Lower-case word tokeniser with a fixed vocabulary; unknown words share `UNKNOWN_BUCKETS` hashed ids.
+
+    Ids: 0 padding, 1 .. UNKNOWN_BUCKETS unknown words, then the vocabulary in order.
+    """
+
+    def __init__(self, vocabulary: tuple[str, ...]) -> None:
+        self.index = {word: 1 + UNKNOWN_BUCKETS + i for i, word in enumerate(vocabulary)}
+        self.size = 1 + UNKNOWN_BUCKETS + len(vocabulary)
+
+    @staticmethod
+    def split(instruction: str) -> list[str]:
+        """Words and numbers of an instruction, lower case, punctuation dropped."""
+        return re.findall(r"[a-z0-9]+", instruction.lower())
+
+    def __call__(self, instruction: str) -> list[int]:
+        """Ids of the first MAX_WORDS words, padded with 0 to MAX_WORDS."""
+        words = self.split(instruction)[:MAX_WORDS]
+        if not words:
+            raise ObservationError(f"instruction: expected at least one word, got {instruction!r}")
+        # crc32 and not hash(): Python's hash of a string changes from process to process.
+        ids = [self.index.get(word, 1 + zlib.crc32(word.encode()) % UNKNOWN_BUCKETS) for word in words]
+        return ids + [0] * (MAX_WORDS - len(ids))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group normalisation; the second starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(functional.gelu(self.norm1(x)))
+        return x + self.conv2(functional.gelu(self.norm2(h)))
+
+
+class ConvStem(nn.Module):
+    """One camera: [B, 3, 128, 128] in [-1, 1] -> [B, 64, width] tokens in raster order."""
+
+    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        c1, c2, c3 = channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, c1, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(c1, c2, 3, stride=2, padding=1),
+            ResidualBlock(c2),
+            nn.Conv2d(c2, c3, 3, stride=2, padding=1),
+            ResidualBlock(c3),
+            nn.Conv2d(c3, width, 3, stride=2, padding=1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer, bidirectional attention, residual branches initialised at zero."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        for last in (self.out, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class TextEncoder(nn.Module):
+    """Word ids [B, MAX_WORDS] -> [B, text_tokens, width]; padding is masked out."""
+
+    def __init__(self, vocabulary_size: int, text_width: int, text_tokens: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, text_width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.position = nn.Parameter(torch.randn(MAX_WORDS + text_tokens, text_width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(text_tokens, text_width) * 0.02)
+        self.layers = nn.ModuleList(Block(text_width, 3) for _ in range(2))
+        self.out = nn.Linear(text_width, width)
+        self.text_tokens = text_tokens
+
+    def forward(self, words: Tensor) -> Tensor:
+        batch = len(words)
+        x = torch.cat([self.embedding(words), self.queries.expand(batch, -1, -1)], dim=1) + self.position
+        keep = functional.pad(words != 0, (0, self.text_tokens), value=True)
+        for layer in self.layers:
+            x = layer(x, mask=keep[:, None, None, :])
+        return self.out(x[:, -self.text_tokens :])
+
+
+class MiniBackbone(nn.Module):
+    """The small backbone; see the module's docstring for its sequence.
+
+    Args:
+        config: sizes and vocabulary.
+        proprio_mean: [8], subtracted from the state.
+        proprio_std: [8], divides the state.
+    """
+
+    def __init__(self, config: MiniConfig, proprio_mean: Tensor, proprio_std: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = WordTokenizer(config.vocabulary)
+        self.num_layers = config.num_layers
+        self.hidden_size = config.width
+        self.slots = config.horizon
+        self.register_buffer("proprio_mean", proprio_mean.float(), persistent=False)
+        self.register_buffer("proprio_std", proprio_std.float(), persistent=False)
+        self.stems = nn.ModuleDict({name: ConvStem(config.stem_channels, config.width) for name in CAMERAS})
+        self.proprio = nn.Sequential(
+            nn.Linear(PROPRIO_DIM, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+        )
+        self.text = TextEncoder(self.tokenizer.size, config.text_width, config.text_tokens, config.width)
+        grid = (config.image_size // 16) ** 2
+        length = len(CAMERAS) * grid + 1 + config.text_tokens + config.horizon
+        self.position = nn.Parameter(torch.randn(length, config.width) * 0.02)
+        self.slot = nn.Parameter(torch.randn(config.horizon, config.width) * 0.02)
+        self.layers = nn.ModuleList(Block(config.width, config.num_heads) for _ in range(config.num_layers))
+        self._text_cache: tuple[bytes, Tensor] | None = None
+
+    def preprocess(self, observations: list[Observation]) -> MiniInputs:
+        """Resize images to the model's size, tokenise instructions, stack.
+
+        Raises:
+            ObservationError: a camera is missing.
+        """
+        images, proprio, words = [], [], []
+        for observation in observations:
+            missing = [name for name in CAMERAS if name not in observation.images]
+            if missing:
+                raise ObservationError(
+                    f"missing camera(s) {missing}: expected {list(CAMERAS)}, got {sorted(observation.images)}"
+                )
+            images.append(np.stack([resize_frame(observation.images[n], self.config.image_size) for n in CAMERAS]))
+            proprio.append(observation.proprio)
+            words.append(self.tokenizer(observation.instruction))
+        device = self.position.device
+        return MiniInputs(
+            images=torch.from_numpy(np.stack(images)).to(device),
+            proprio=torch.from_numpy(np.stack(proprio)).to(device),
+            words=torch.tensor(words, dtype=torch.int64).to(device),
+        )
+
+    def embed(self, inputs: MiniInputs) -> Tensor:
+        """Token sequence before the first layer.
+
+        Returns:
+            [B, S, width], S = 128 vision + 1 proprio + text tokens + T slots.
+        """
+        pixels = inputs.images.to(self.position.dtype).permute(0, 1, 4, 2, 3) / 127.5 - 1.0
+        return self.embed_pixels(pixels, inputs.proprio, inputs.words)
+
+    def embed_pixels(self, pixels: Tensor, proprio: Tensor, words: Tensor) -> Tensor:
+        """`embed` from pixels [B, cameras, 3, H, W] already in [-1, 1] (training augments them on the device)."""
+        vision = [self.stems[name](pixels[:, i]) for i, name in enumerate(CAMERAS)]
+        state = self.proprio((proprio - self.proprio_mean) / self.proprio_std)[:, None]
+        slots = self.slot.expand(len(pixels), -1, -1)
+        return torch.cat([*vision, state, self._text_tokens(words), slots], dim=1) + self.position
+
+    def _text_tokens(self, words: Tensor) -> Tensor:
+        """Text features; the last batch's are kept in inference, where an instruction lasts for a whole episode."""
+        if not torch.is_inference_mode_enabled():
+            return self.text(words)
+        key = words.cpu().numpy().tobytes()
+        if self._text_cache is None or self._text_cache[0] != key:
+            self._text_cache = (key, self.text(words))
+        return self._text_cache[1]
+
+    def forward_layers(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Run layers start .. stop-1. `forward_layers(forward_layers(x, 0, k), k, N)` is `forward_layers(x, 0, N)`."""
+        for layer in self.layers[start:stop]:
+            x = layer(x)
+        return x
+
+    def action_hidden(self, x: Tensor) -> Tensor:
+        """Hidden states of the action slots: [B, T, width]."""
+        return x[:, -self.slots :]
+
+
+def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
+    """Area-resize a uint8 [H, W, 3] frame to [size, size, 3]; the demonstrations were stored through this function."""
+    if frame.shape[:2] == (size, size):
+        return frame
+    return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,1 @@
+"""Checkpoint directories: a manifest and safetensors files, each listed with its sha256."""

@@ -1,0 +1,73 @@
+"""The accept/reject rule: does the draft name the same motion as the main head?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_policy.codec.rfsq import GRIPPER
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Parameters of the rule.
+
+    Attributes:
+        threshold: least fraction of equal L0-L2 tokens over the executed steps (0.7 in the original project).
+        tolerance: [6], largest deviation per step and degree of freedom in action units. 5 mm and 0.05 rad are 0.1
+            units of LIBERO's OSC_POSE (1 is 0.05 m and 0.5 rad; facts/libero.md).
+    """
+
+    threshold: float
+    tolerance: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outcome of comparing a draft with the final chunk.
+
+    Attributes:
+        accepted: the rule holds over the executed steps.
+        token_agreement: per draft level, fraction of equal tokens over the executed steps.
+        max_deviation: [7], largest |draft - final| over the executed steps, action units.
+        within_tolerance: the deviation part of the rule alone; this is what the gate promises.
+    """
+
+    accepted: bool
+    token_agreement: tuple[float, ...]
+    max_deviation: NDArray[np.float32]
+    within_tolerance: bool
+
+
+def compare(
+    draft_tokens: NDArray[np.int64],
+    draft_actions: NDArray[np.float32],
+    final_tokens: NDArray[np.int64],
+    final_actions: NDArray[np.float32],
+    steps: int,
+    rule: Acceptance,
+) -> Comparison:
+    """Apply the rule over the first `steps` steps.
+
+    accepted  <=>  mean[l, t, d](draft == final) >= threshold
+                   and |draft - final| <= tolerance for every step and arm degree of freedom
+                   and the gripper command is the same at every step
+
+    Args:
+        draft_tokens: [l, T, 7]; final_tokens: [L, T, 7] with L >= l.
+        draft_actions, final_actions: [T, 7], decoded.
+    """
+    coarse = len(draft_tokens)
+    equal = draft_tokens[:, :steps] == final_tokens[:coarse, :steps]
+    deviation = np.abs(draft_actions[:steps] - final_actions[:steps])
+    arm_close = bool((deviation[:, :GRIPPER] <= rule.tolerance).all())
+    same_gripper = bool((draft_actions[:steps, GRIPPER] == final_actions[:steps, GRIPPER]).all())
+    within = arm_close and same_gripper
+    return Comparison(
+        accepted=within and float(equal.mean()) >= rule.threshold,
+        token_agreement=tuple(float(level.mean()) for level in equal),
+        max_deviation=deviation.max(axis=0),
+        within_tolerance=within,
+    )

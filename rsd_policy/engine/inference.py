@@ -1,0 +1,277 @@
+"""RSDInferenceEngine: one observation in, one action chunk out.
+
+    observation -> preprocess -> vision (embed) -> layers 0..k -> draft (L0-L2) -> layers k..N -> main head (L0-L7)
+
+| mode        | what runs                                       | chunk                                     |
+|-------------|-------------------------------------------------|-------------------------------------------|
+| baseline    | everything but the draft                        | main head                                 |
+| speculative | everything; the draft's chunk comes out early   | main head, bit-identical to baseline      |
+| gated       | as speculative, unless the gate lets the draft  | draft when let through, else main head    |
+|             | through: then layers k..N and head are skipped  |                                           |
+
+All modes run layers 0..k and k..N as two calls, so the arithmetic of the final chunk is the same in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.codec.rfsq import GRIPPER
+from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
+from rsd_policy.engine.gate import Audit, Gate
+from rsd_policy.engine.timing import StageClock
+from rsd_policy.errors import InferenceError, NonFiniteError, RSDError
+from rsd_policy.observation import ActionChunk, ChunkStats, Observation
+
+Mode = Literal["baseline", "speculative", "gated"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass
+class Totals:
+    """Counts since the engine was made.
+
+    chunks = skipped + verified, and accepted + rejected = compared chunks (verified in speculative or gated mode).
+    """
+
+    chunks: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    audited: int = 0
+    audit_deviated: int = 0
+    fell_back: bool = False
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Decoded:
+    """Tokens of one head with what is decoded from them."""
+
+    tokens: NDArray[np.int64]
+    margins: NDArray[np.float32]
+    actions: NDArray[np.float32]
+
+
+class RSDInferenceEngine:
+    """Runs a policy with residual speculative decoding.
+
+    Args:
+        policy: from `load_policy`.
+        mode: see the module's docstring.
+        device: torch device of the model.
+        execute_steps: how many steps of a chunk will be executed; acceptance and gate look at these.
+        audit_every: in gated mode, every how many skipped chunks one is verified after the fact.
+
+    Raises:
+        RSDError: unknown mode or device, or steps outside 1 .. T.
+        CheckpointError: mode 'gated' without a calibrated gate.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        mode: Mode = "speculative",
+        device: str | torch.device = "cpu",
+        *,
+        execute_steps: int | None = None,
+        audit_every: int = 10,
+    ) -> None:
+        if mode not in MODES:
+            raise RSDError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'")
+        steps = policy.horizon if execute_steps is None else execute_steps
+        if not 1 <= steps <= policy.horizon:
+            raise RSDError(f"execute_steps: expected 1 .. {policy.horizon}, got {steps}")
+        if audit_every < 1:
+            raise RSDError(f"audit_every: expected at least 1, got {audit_every}")
+        self.device = _device(device)
+        self.policy = policy.to(self.device)
+        self.mode = mode
+        self.execute_steps = steps
+        rule = policy.manifest["acceptance"]
+        self.acceptance = Acceptance(float(rule["threshold"]), np.asarray(rule["tolerance"], dtype=np.float32))
+        self.gate = Gate.from_manifest(policy.manifest["gate"]) if mode == "gated" else None
+        self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
+        self.totals = Totals()
+        self._last_gripper: float | None = None
+
+    def reset(self) -> None:
+        """Forget the episode: the next chunk is the first of a new one, and a fall-back after an audit ends."""
+        self._last_gripper = None
+        if self.gate:
+            self.audit = Audit(self.gate.alpha, self.audit.every)
+            self.totals.fell_back = False
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """The final chunk for an observation.
+
+        Raises:
+            ObservationError: a camera is missing or the instruction has no word.
+            NonFiniteError: the model produced NaN or infinity.
+            InferenceError: out of memory or device failure.
+        """
+        chunk: ActionChunk | None = None
+        for chunk in self.stream(observation):
+            pass
+        assert chunk is not None
+        return chunk
+
+    def stream(self, observation: Observation) -> Iterator[ActionChunk]:
+        """Chunks as soon as they are usable; the last one is what `infer` returns.
+
+        speculative yields the provisional chunk (verified False), then the final one. gated yields the skipped chunk
+        and, when it is audited, the same chunk again with the audit's outcome; or, when the gate declines, as
+        speculative. baseline yields the final chunk only. Errors as `infer`.
+        """
+        clock = StageClock(self.device)
+        try:
+            if self.mode == "baseline":
+                hidden = self._early(observation, clock)
+                final = self._late(hidden, clock)
+                yield self._verified(final, None, clock, clock.elapsed_ms)
+                return
+            hidden = self._early(observation, clock)
+            draft = self._draft(hidden, clock)
+            first_action_ms = clock.elapsed_ms
+            if self._may_skip(draft):
+                yield from self._skipped(draft, hidden, clock)
+                return
+            yield self._provisional(draft, clock)
+            clock.resume()
+            final = self._late(hidden, clock)
+            yield self._verified(final, draft, clock, first_action_ms)
+        except torch.OutOfMemoryError as error:
+            raise InferenceError(f"{self.device} is out of memory: {error}; free memory or use another device") from error
+
+    @torch.inference_mode()
+    def _early(self, observation: Observation, clock: StageClock) -> Tensor:
+        backbone = self.policy.backbone
+        inputs = backbone.preprocess([observation])
+        clock.mark("preprocess")
+        x = backbone.embed(inputs)
+        clock.mark("vision")
+        x = backbone.forward_layers(x, 0, self.policy.exit_layer)
+        clock.mark("layers_early")
+        return x
+
+    @torch.inference_mode()
+    def _draft(self, hidden: Tensor, clock: StageClock) -> _Decoded:
+        tokens, margins = self.policy.draft(self.policy.backbone.action_hidden(hidden))
+        clock.mark("draft")
+        return self._decode(tokens, margins, clock)
+
+    @torch.inference_mode()
+    def _late(self, hidden: Tensor, clock: StageClock) -> _Decoded:
+        backbone = self.policy.backbone
+        x = backbone.forward_layers(hidden, self.policy.exit_layer, backbone.num_layers)
+        clock.mark("layers_late")
+        tokens, margins = self.policy.head(backbone.action_hidden(x))
+        clock.mark("head")
+        return self._decode(tokens, margins, clock)
+
+    def _decode(self, tokens: Tensor, margins: Tensor, clock: StageClock) -> _Decoded:
+        if not bool(torch.isfinite(margins).all()):
+            raise NonFiniteError(
+                "the model's logits hold NaN or infinity: expected finite numbers; no action was produced. "
+                "Check the images and the checkpoint (rsd doctor)"
+            )
+        actions = self.policy.codec.decode(tokens)
+        decoded = _Decoded(tokens[:, 0].cpu().numpy(), margins[:, 0].float().cpu().numpy(), actions[0].cpu().numpy())
+        clock.mark("decode")
+        return decoded
+
+    def _may_skip(self, draft: _Decoded) -> bool:
+        if self.gate is None or self.totals.fell_back:
+            return False
+        return self.gate.lets_through(draft.margins, draft.actions, self._last_gripper, self.execute_steps)
+
+    def _provisional(self, draft: _Decoded, clock: StageClock) -> ActionChunk:
+        stats = ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms)
+        return ActionChunk(draft.actions, verified=False, levels=len(draft.tokens), tokens=draft.tokens, stats=stats)
+
+    def _skipped(self, draft: _Decoded, hidden: Tensor, clock: StageClock) -> Iterator[ActionChunk]:
+        total_ms = clock.elapsed_ms
+        self._count(clock, draft)
+        self.totals.skipped += 1
+        plain = ChunkStats(dict(clock.stage_ms), total_ms, total_ms)
+        chunk: dict[str, Any] = {
+            "actions": draft.actions,
+            "verified": False,
+            "skipped": True,
+            "levels": len(draft.tokens),
+            "tokens": draft.tokens,
+        }
+        yield ActionChunk(**chunk, stats=plain)
+        if not self.audit.due():
+            return
+        clock.resume()
+        comparison = self._compare(draft, self._late(hidden, clock))
+        self.audit.record(not comparison.within_tolerance)
+        self.totals.audited += 1
+        self.totals.audit_deviated += int(not comparison.within_tolerance)
+        self.totals.fell_back = self.totals.fell_back or self.audit.tripped
+        yield ActionChunk(
+            **chunk,
+            accepted=comparison.accepted,
+            stats=ChunkStats(
+                plain.stage_ms,
+                total_ms,
+                total_ms,
+                comparison.token_agreement,
+                comparison.max_deviation,
+                audited=True,
+                audit_deviated=not comparison.within_tolerance,
+            ),
+        )
+
+    def _verified(
+        self, final: _Decoded, draft: _Decoded | None, clock: StageClock, first_action_ms: float
+    ) -> ActionChunk:
+        self._count(clock, final)
+        comparison = self._compare(draft, final) if draft else None
+        if comparison:
+            self.totals.accepted += int(comparison.accepted)
+            self.totals.rejected += int(not comparison.accepted)
+        return ActionChunk(
+            final.actions,
+            verified=True,
+            accepted=comparison.accepted if comparison else None,
+            levels=len(final.tokens),
+            tokens=final.tokens,
+            stats=ChunkStats(
+                dict(clock.stage_ms),
+                first_action_ms,
+                clock.elapsed_ms,
+                comparison.token_agreement if comparison else (),
+                comparison.max_deviation if comparison else None,
+            ),
+        )
+
+    def _compare(self, draft: _Decoded, final: _Decoded) -> Comparison:
+        return compare(
+            draft.tokens, draft.actions, final.tokens, final.actions, self.execute_steps, self.acceptance
+        )
+
+    def _count(self, clock: StageClock, executed: _Decoded) -> None:
+        self.totals.chunks += 1
+        for stage, milliseconds in clock.stage_ms.items():
+            self.totals.stage_ms[stage] = self.totals.stage_ms.get(stage, 0.0) + milliseconds
+        self._last_gripper = float(executed.actions[self.execute_steps - 1, GRIPPER])
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RSDError(f"device: expected 'cpu' or 'cuda[:n]', got '{name}'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RSDError(f"device '{name}' was asked for, but torch sees no CUDA GPU; use device 'cpu'")
+    return device

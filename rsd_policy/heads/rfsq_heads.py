@@ -1,0 +1,142 @@
+"""RFSQHead and RFSQDraftModel: residual levels from the hidden states of the action slots.
+
+    hidden [B, S, hidden_size] -> projection -> `num_layers` transformer layers over T*D positions -> levels
+
+Every level sees the levels before it: the context of level l is the position's feature plus the embeddings of the
+digits already chosen. In training the digits are the labels (teacher forcing); in inference they are the arg max.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsd_policy.errors import CheckpointError
+from rsd_policy.observation import ACTION_DIM
+
+
+class RFSQHead(nn.Module):
+    """Predicts residual levels L0 .. L(levels-1) for each of T*D positions.
+
+    Args:
+        hidden_size: width of the backbone's hidden states.
+        horizon: T, steps of a chunk.
+        slots: hidden states per chunk: T (each slot is spread over the D degrees of freedom) or T*D.
+        width: width of the head.
+        num_layers: transformer layers over the T*D positions; 0 leaves mixing to the backbone.
+        levels: residual levels to predict.
+        bins: cells per level.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 4096,
+        horizon: int = 8,
+        slots: int = 56,
+        width: int = 1024,
+        num_layers: int = 8,
+        levels: int = 8,
+        bins: int = 3,
+    ) -> None:
+        super().__init__()
+        positions = horizon * ACTION_DIM
+        if slots not in (horizon, positions):
+            raise CheckpointError(f"head: expected slots = {horizon} or {positions}, got {slots}")
+        self.horizon = horizon
+        self.levels = levels
+        self.bins = bins
+        self.width = width
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, width * (ACTION_DIM if slots == horizon else 1))
+        self.position = nn.Parameter(torch.zeros(positions, width))
+        # dropout 0 and enable_nested_tensor off: the same arithmetic in training and inference.
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width,
+                nhead=max(1, width // 64),
+                dim_feedforward=4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(num_layers)
+        )
+        self.digit_embedding = nn.Parameter(torch.randn(levels, bins, width) * 0.02)
+        self.level_mlp = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, bins))
+            for _ in range(levels)
+        )
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Per-position features.
+
+        Args:
+            hidden: [B, slots, hidden_size].
+
+        Returns:
+            [B, T*D, width], positions ordered step by step, degree of freedom fastest.
+        """
+        x = self.project(self.norm(hidden)).reshape(len(hidden), self.horizon * ACTION_DIM, self.width)
+        x = x + self.position
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def teacher_forced_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of every level given the true digits of the levels before it.
+
+        Args:
+            hidden: [B, slots, hidden_size].
+            tokens: int64 [levels or more, B, T, D], labels.
+
+        Returns:
+            [levels, B, T, D, bins].
+        """
+        context = self.features(hidden)
+        batch = len(hidden)
+        logits = []
+        for level in range(self.levels):
+            out = self.level_mlp[level](context)
+            logits.append(out.view(batch, self.horizon, ACTION_DIM, self.bins))
+            digits = tokens[level].reshape(batch, self.horizon * ACTION_DIM)
+            context = context + self.digit_embedding[level][digits]
+        return torch.stack(logits)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Greedy tokens and their confidence margins.
+
+        Args:
+            hidden: [B, slots, hidden_size].
+
+        Returns:
+            tokens int64 [levels, B, T, D] and margins [levels, B, T, D]: log-probability of the chosen digit minus
+            that of the runner-up (>= 0).
+        """
+        context = self.features(hidden)
+        shape = (len(hidden), self.horizon, ACTION_DIM)
+        tokens, margins = [], []
+        for level in range(self.levels):
+            best = self.level_mlp[level](context).topk(2, dim=-1)
+            digits = best.indices[..., 0]
+            tokens.append(digits.view(shape))
+            # A difference of logits is a difference of log-probabilities: the normaliser cancels.
+            margins.append((best.values[..., 0] - best.values[..., 1]).view(shape))
+            context = context + self.digit_embedding[level][digits]
+        return torch.stack(tokens), torch.stack(margins)
+
+
+class RFSQDraftModel(RFSQHead):
+    """RFSQHead that reads an early layer of the backbone and predicts the coarse levels L0-L2 only."""
+
+    def __init__(
+        self,
+        hidden_size: int = 4096,
+        horizon: int = 8,
+        slots: int = 56,
+        width: int = 1024,
+        num_layers: int = 8,
+        levels: int = 3,
+        bins: int = 3,
+    ) -> None:
+        super().__init__(hidden_size, horizon, slots, width, num_layers, levels, bins)
