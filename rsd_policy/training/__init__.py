@@ -1,0 +1,1 @@
+"""Training of `mini`: demonstrations, augmentation, the training loop, validation and gate calibration."""

@@ -1,0 +1,123 @@
+"""Demonstrations in memory: frames with the chunk of clean actions that follows each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsd_policy.backbones.mini import WordTokenizer
+from rsd_policy.errors import RSDError
+from rsd_policy.observation import ACTION_DIM
+from sim_bridge.demonstrations import Demonstration, read_demonstrations
+
+
+@dataclass
+class Demonstrations:
+    """N frames. All tensors share their first dimension.
+
+    Attributes:
+        images: uint8 [N, cameras, H, W, 3].
+        proprio: float32 [N, 8].
+        words: int64 [N, MAX_WORDS].
+        actions: float32 [N, T, 7], the expert's clean actions from this frame on.
+        mask: bool [N, T], steps whose label is valid: up to the first step that was executed with noise (what the
+            expert did after it answers to a state the frame does not show) and up to the end of the episode.
+        weight: float32 [N], relative probability of being drawn in training.
+    """
+
+    images: Tensor
+    proprio: Tensor
+    words: Tensor
+    actions: Tensor
+    mask: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> Demonstrations:
+        """All tensors on a device."""
+        return Demonstrations(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def slice(self, start: int, stop: int) -> Demonstrations:
+        """Frames start .. stop-1."""
+        return Demonstrations(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
+    def sample(self, count: int, generator: torch.Generator) -> Demonstrations:
+        """Draw frames with replacement by their weight."""
+        cumulative = self.weight.cumsum(0)
+        draw = torch.rand(count, generator=generator).to(cumulative.device) * cumulative[-1]
+        index = torch.searchsorted(cumulative, draw).clamp(max=len(self) - 1)
+        return Demonstrations(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Successful demonstrations of a directory, split by episode.
+
+    Args:
+        directory: written by `rsd collect`.
+        held_out: fraction of episodes kept for validation and calibration, the same ones on every call.
+
+    Returns:
+        training and held-out episodes.
+    """
+    episodes = sorted(read_demonstrations(directory), key=lambda e: (e.suite, e.task, e.seed))
+    if not episodes:
+        raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none")
+    every = max(2, round(1.0 / held_out))
+    test = episodes[every - 1 :: every]
+    chosen = {id(e) for e in test}
+    return [e for e in episodes if id(e) not in chosen], test
+
+
+def to_frames(
+    episodes: Sequence[Demonstration],
+    tokenizer: WordTokenizer,
+    horizon: int,
+    task_weights: dict[tuple[str, int], float] | None = None,
+) -> Demonstrations:
+    """Stack episodes into frames.
+
+    Args:
+        task_weights: (suite, task) -> relative weight; every task has 1 unless named. A task's weight is shared among
+            its frames, so tasks with longer or more episodes are not drawn more often.
+    """
+    if not episodes:
+        raise RSDError("training: expected at least one episode, got none; collect more demonstrations")
+    count = sum(len(e.frame_steps) for e in episodes)
+    images = np.empty((count, *episodes[0].images.shape[1:]), dtype=np.uint8)
+    proprio, words, actions, masks = [], [], [], []
+    keys: list[tuple[str, int]] = []
+    row = 0
+    for e in episodes:
+        images[row : row + len(e.images)] = e.images
+        row += len(e.images)
+        steps = len(e.actions)
+        index = e.frame_steps[:, None] + np.arange(horizon)[None, :]
+        inside = index < steps
+        clipped = np.minimum(index, steps - 1)
+        # Valid up to and including the first noisy step: its label was computed before the noise acted.
+        noisy_before = np.cumsum(e.noisy[clipped], axis=1) - e.noisy[clipped]
+        chunk = e.actions[clipped].copy()
+        chunk[~inside, : ACTION_DIM - 1] = 0.0
+        actions.append(chunk)
+        masks.append(inside & (noisy_before == 0))
+        proprio.append(e.proprio)
+        words.append(np.tile(np.array(tokenizer(e.instruction), dtype=np.int64), (len(e.images), 1)))
+        keys += [(e.suite, e.task)] * len(e.images)
+    frames_per_task = {key: keys.count(key) for key in set(keys)}
+    weights = task_weights or {}
+    weight = np.array([weights.get(key, 1.0) / frames_per_task[key] for key in keys])
+    return Demonstrations(
+        images=torch.from_numpy(images),
+        proprio=torch.from_numpy(np.concatenate(proprio).astype(np.float32)),
+        words=torch.from_numpy(np.concatenate(words)),
+        actions=torch.from_numpy(np.concatenate(actions).astype(np.float32)),
+        mask=torch.from_numpy(np.concatenate(masks)),
+        weight=torch.from_numpy((weight / weight.sum()).astype(np.float64)),
+    )

@@ -1,0 +1,204 @@
+"""Training loop of `mini`: backbone, main head and draft jointly, by teacher-forced cross-entropy on RFSQ levels.
+
+    loss = sum_l w_l CE(main level l) + draft_weight * sum_{l<3} w_l CE(draft level l) + l1_weight * |a - a_L1|
+
+The draft hangs on the hidden states after layer k and sends its gradient into layers 0 .. k-1, so that these layers
+learn to carry what the draft needs. The L1 regressor helps the backbone (facts/mini.md) and is not kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.errors import NonFiniteError
+from rsd_policy.observation import ACTION_DIM
+from rsd_policy.training.augment import augment_images
+from rsd_policy.training.dataset import Demonstrations
+
+LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
+"""Weight of each level's cross-entropy: the last levels are fractions of a millimetre and mostly noise."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters; stored in the checkpoint's provenance."""
+
+    steps: int = 4000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    ema_decay: float = 0.998
+    max_shift: int = 5
+    colour: float = 0.2
+    proprio_noise: float = 0.02
+    draft_weight: float = 0.5
+    l1_weight: float = 2.0
+    seed: int = 0
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of the loop."""
+
+    step: int
+    seconds: float
+    loss: float
+    main_accuracy: tuple[float, ...]
+    draft_accuracy: tuple[float, ...]
+
+
+class _TrainingModel(nn.Module):
+    """Policy parts plus the auxiliary regressor, with one forward for the compiler."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.backbone = policy.backbone
+        self.head = policy.head
+        self.draft = policy.draft
+        self.exit_layer = policy.exit_layer
+        self.regressor = nn.Linear(policy.head.width, 1)
+
+    def forward(self, pixels: Tensor, proprio: Tensor, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.backbone.embed_pixels(pixels, proprio, words)
+        x = self.backbone.forward_layers(x, 0, self.exit_layer)
+        draft = self.draft.teacher_forced_logits(self.backbone.action_hidden(x), tokens)
+        x = self.backbone.forward_layers(x, self.exit_layer, self.backbone.num_layers)
+        hidden = self.backbone.action_hidden(x)
+        main = self.head.teacher_forced_logits(hidden, tokens)
+        actions = self.regressor(self.head.features(hidden)).view(len(pixels), -1, ACTION_DIM)
+        return main, draft, actions
+
+
+def train(
+    policy: Policy,
+    data: Demonstrations,
+    config: TrainConfig,
+    device: torch.device,
+    state_path: Path,
+    report: Callable[[Progress], None],
+) -> Policy:
+    """Train a policy and return it with averaged (EMA) weights.
+
+    Args:
+        policy: from `build_policy`; trained in place.
+        data: training frames, moved to the device whole.
+        state_path: where the resumable state is kept; an existing one is continued.
+        report: called about once a second of training with the running figures.
+
+    Raises:
+        NonFiniteError: the loss is not finite; the last saved state is intact.
+    """
+    torch.manual_seed(config.seed)
+    generator = torch.Generator(device="cpu").manual_seed(config.seed)
+    model = _TrainingModel(policy).to(device).train().requires_grad_(True)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95))
+    step, seconds = 0, 0.0
+    if state_path.is_file():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = int(state["step"]), float(state["seconds"])
+        generator.manual_seed(config.seed + step)
+    forward = torch.compile(model) if device.type == "cuda" else model
+    frames = data.to(device)
+    weights = torch.tensor(LEVEL_WEIGHTS, device=device)
+    started = time.monotonic() - seconds
+    last_report = 0.0
+    while step < config.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config)
+        batch = frames.sample(config.batch_size, generator)
+        pixels = augment_images(batch.images, config.max_shift, config.colour)
+        proprio = batch.proprio + config.proprio_noise * policy.backbone.proprio_std * torch.randn_like(batch.proprio)
+        tokens = policy.codec.encode(batch.actions)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            main, draft, actions = forward(pixels, proprio, batch.words, tokens)
+        main_loss, main_hit = _token_loss(main.float(), tokens, batch.mask, weights)
+        draft_loss, draft_hit = _token_loss(draft.float(), tokens, batch.mask, weights)
+        l1 = ((actions.float() - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+        loss = main_loss + config.draft_weight * draft_loss + config.l1_weight * l1
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        decay = min(config.ema_decay, (1.0 + step) / (10.0 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
+        seconds = time.monotonic() - started
+        if seconds - last_report > 1.0 or step == config.steps:
+            last_report = seconds
+            value = float(loss)
+            if not math.isfinite(value):
+                raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
+            report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            _save_state(state_path, model, average, optimizer, step, seconds)
+    for name, module in policy.modules().items():
+        module.load_state_dict(getattr(average, name).state_dict())
+        module.eval().requires_grad_(False)
+    policy.manifest["provenance"]["training"] = {**asdict(config), "seconds": round(seconds, 1), "device": _name(device)}
+    return policy
+
+
+def _token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy over levels, and accuracy per level, over unmasked steps.
+
+    Args:
+        logits: [l, B, T, D, bins]; tokens: [L, B, T, D]; mask: [B, T].
+    """
+    levels = len(logits)
+    target = tokens[:levels]
+    entropy = functional.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none").view(target.shape)
+    count = mask.sum().clamp(min=1) * target.shape[-1]
+    per_level = (entropy * mask[None, :, :, None]).sum(dim=(1, 2, 3)) / count
+    hit = ((logits.argmax(-1) == target) * mask[None, :, :, None]).sum(dim=(1, 2, 3)) / count
+    return (per_level * weights[:levels]).sum(), hit.detach()
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then cosine to 2 %."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    fraction = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; biases, norms, positions and embeddings do not."""
+    decay = [p for n, p in model.named_parameters() if p.ndim >= 2 and not n.endswith(("position", "slot", "queries"))]
+    held = {id(p) for p in decay}
+    rest = [p for p in model.parameters() if id(p) not in held]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _save_state(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
