@@ -1,0 +1,170 @@
+"""What the scripted expert reads of the simulation: the hand, the objects' collision shapes as points, contacts, the goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_policy.errors import SimulationError
+
+Array = NDArray[np.float64]
+
+POINT_SPACING = 0.008
+"""Distance between the points that stand for a collision shape, m: finer than a finger is wide (0.022 m)."""
+
+SUPPORT_HALF_SIZE = 0.4
+"""A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Put `target` somewhere.
+
+    Attributes:
+        predicate: "on" or "in".
+        target: name of the object to move.
+        place: name of the object, or of the region (a site), to move it to.
+        place_body: name of the object that holds the place.
+    """
+
+    predicate: str
+    target: str
+    place: str
+    place_body: str
+
+
+class Scene:
+    """Privileged view of one simulation. Build a new one after each reset (robosuite replaces the model).
+
+    All positions are in the simulator's world frame, m.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._model = raw.sim.model._model
+        self._data = raw.sim.data._data
+        model = self._model
+        self._hand_site = int(raw.robots[0].eef_site_id)
+        gripper = raw.robots[0].gripper.important_geoms
+        self._fingers = [
+            frozenset(self._geom_id(name) for name in gripper[side]) for side in ("left_finger", "right_finger")
+        ]
+        robot_root = model.body_rootid[model.site_bodyid[self._hand_site]]
+        solid = np.flatnonzero((model.geom_contype | model.geom_conaffinity) != 0)
+        root = model.body_rootid[model.geom_bodyid]
+        self._points: dict[int, list[tuple[int, Array]]] = {}
+        self._supports: list[int] = []
+        for geom in solid:
+            half = model.geom_aabb[geom, 3:]
+            if root[geom] == robot_root or self._is_mount(geom):
+                continue
+            if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE or np.sum(half > SUPPORT_HALF_SIZE) >= 2:
+                self._supports.append(int(geom))
+                continue
+            self._points.setdefault(int(root[geom]), []).append((int(geom), _surface_points(model.geom_aabb[geom])))
+
+    def _geom_id(self, name: str) -> int:
+        return int(mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name))
+
+    def _is_mount(self, geom: int) -> bool:
+        body = mujoco.mj_id2name(self._model, mujoco.mjtObj.mjOBJ_BODY, self._model.geom_bodyid[geom]) or ""
+        return body.startswith(("robot0", "gripper0", "mount0"))
+
+    def _root(self, name: str) -> int:
+        return int(self._model.body_rootid[self._raw.obj_body_id[name]])
+
+    def hand_position(self) -> Array:
+        """[3], the gripper site: between the finger pads, 4 mm above their tips."""
+        return self._data.site_xpos[self._hand_site].copy()
+
+    def hand_rotation(self) -> Array:
+        """[3, 3], columns in the world frame: the fingers' opening direction, the direction across it, out of the palm."""
+        return self._data.site_xmat[self._hand_site].reshape(3, 3).copy()
+
+    def position(self, name: str) -> Array:
+        """[3], origin of an object's body."""
+        return self._data.xpos[self._raw.obj_body_id[name]].copy()
+
+    def place_position(self, goal: Goal) -> Array:
+        """[3], origin of the goal's object or centre of its region."""
+        if goal.place == goal.place_body:
+            return self.position(goal.place)
+        return np.array(self._raw.sim.data.get_site_xpos(goal.place))
+
+    def points(self, name: str) -> Array:
+        """[N, 3], points on the collision shapes of an object."""
+        return self._world_points(self._root(name))
+
+    def _world_points(self, root: int) -> Array:
+        data = self._data
+        return np.concatenate(
+            [p @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom] for geom, p in self._points[root]]
+        )
+
+    def obstacle_points(self, target: str) -> Array:
+        """[N, 3], points on everything solid but the robot, the tables and `target`."""
+        skip = self._root(target)
+        parts = [self._world_points(root) for root in self._points if root != skip]
+        return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+    def support_height(self, below: float) -> float:
+        """Top of the highest table or floor that is not above `below`, m."""
+        tops = []
+        for geom in self._supports:
+            half = np.abs(self._data.geom_xmat[geom].reshape(3, 3)) @ self._model.geom_aabb[geom, 3:]
+            plane = self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE
+            tops.append(float(self._data.geom_xpos[geom][2]) + (0.0 if plane else float(half[2])))
+        lower = [top for top in tops if top <= below]
+        return max(lower) if lower else min(tops, default=below)
+
+    def held(self, name: str) -> bool:
+        """Both fingers touch the object."""
+        root = self._root(name)
+        model, data = self._model, self._data
+        touching = [False, False]
+        for first, second in data.contact.geom[: data.ncon]:
+            for finger, other in ((first, second), (second, first)):
+                if model.body_rootid[model.geom_bodyid[other]] == root:
+                    for side in (0, 1):
+                        touching[side] |= int(finger) in self._fingers[side]
+        return touching[0] and touching[1]
+
+    def open_goal(self) -> Goal:
+        """The first goal of the task that is not fulfilled yet (the last one when all are).
+
+        Raises:
+            SimulationError: the task asks for more than putting objects on or into something.
+        """
+        states = self._raw.parsed_problem["goal_state"]
+        goal = None
+        for state in states:
+            if len(state) != 3 or state[0] not in ("on", "in"):
+                raise SimulationError(
+                    f"scripted expert: expected goals of the form (on|in OBJECT PLACE), got {state}; "
+                    "it can do libero_spatial and libero_object"
+                )
+            goal = self._goal(*state)
+            if not self._raw._eval_predicate(state):
+                return goal
+        if goal is None:
+            raise SimulationError("scripted expert: expected a task with a goal, got none")
+        return goal
+
+    def _goal(self, predicate: str, target: str, place: str) -> Goal:
+        if target not in self._raw.objects_dict:
+            raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
+        site = self._raw.object_sites_dict.get(place)
+        return Goal(predicate, target, place, place if site is None else site.parent_name)
+
+
+def _surface_points(aabb: Array) -> Array:
+    """Points on the surface of a box given as centre and half sizes [6], at most POINT_SPACING apart. [N, 3]."""
+    centre, half = aabb[:3], aabb[3:]
+    axes = [np.linspace(-h, h, max(2, int(np.ceil(2 * h / POINT_SPACING)) + 1)) for h in half]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    outside = np.any(np.isclose(np.abs(grid), half), axis=1)
+    return grid[outside] + centre
