@@ -1,0 +1,141 @@
+"""`rsd eval`: run episodes of a policy in closed loop on LIBERO, and say how it did."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from rsd_policy.errors import CheckpointError, RSDError, SetupError
+from rsd_policy.evaluation.protocol import (
+    CLOCKS,
+    DEFAULT_SUITE,
+    DEFAULT_TASKS,
+    EXPERT,
+    MODES,
+    ArgumentError,
+    EvalConfig,
+    parse_indices,
+)
+
+DONE, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 2, 3, 4, 130
+"""Exit statuses."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `rsd eval` with these arguments. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    out: Path | None = None
+    try:
+        config = _config(arguments)
+        out = arguments.out or Path("out") / f"eval-{config.name()}"
+        _check_workers(arguments.workers, config)
+        signal.signal(signal.SIGTERM, _interrupt)
+        return _evaluate(config, out, arguments)
+    except ArgumentError as error:
+        print(f"rsd eval: {error}", file=sys.stderr)
+        return WRONG_ARGUMENTS
+    except (CheckpointError, SetupError) as error:
+        print(f"rsd eval: {error}", file=sys.stderr)
+        return NOT_SET_UP
+    except RSDError as error:
+        print(f"rsd eval: {error}", file=sys.stderr)
+        if out is not None:
+            print("finished episodes are kept; the same command runs the others", file=sys.stderr)
+        return NOT_RUN
+    except KeyboardInterrupt:
+        print("\nrsd eval: interrupted; finished episodes are kept, the same command resumes", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rsd eval",
+        description="Evaluate a policy in closed loop on LIBERO. Without arguments: "
+        f"{DEFAULT_SUITE} tasks {DEFAULT_TASKS}, one trial each, mode speculative, over ROS.",
+        epilog="The same command resumes an interrupted run. "
+        "Exit status: 0 done, 2 wrong arguments, 3 not set up or checkpoint invalid, 4 episodes could not be run.",
+    )
+    parser.add_argument("--task-suite", default=DEFAULT_SUITE, metavar="SUITE", help="LIBERO suite (%(default)s)")
+    parser.add_argument("--tasks", default=DEFAULT_TASKS, metavar="LIST", help="tasks, e.g. 0-9 or 0,3 (%(default)s)")
+    parser.add_argument(
+        "--num-trials", type=int, default=1, metavar="N", help="canonical initial states 0..N-1 of each task (1)"
+    )
+    parser.add_argument("--mode", default="speculative", metavar="MODE", help=f"{', '.join(MODES)} (%(default)s)")
+    parser.add_argument(
+        "--policy", default="mini", metavar="POLICY", help=f"mini, {EXPERT}, or a checkpoint directory (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (out/eval-<name made from the arguments>)")
+    parser.add_argument("--no-ros", action="store_true", help="the same loop in process, without ROS")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, with --no-ros (1)")
+    parser.add_argument("--clock", default="lockstep", metavar="CLOCK", help=f"{', '.join(CLOCKS)} (%(default)s)")
+    parser.add_argument("--video", action="store_true", help="also write a video of each episode")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="places the fixtures (protocol: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device of the policy (%(default)s)")
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> EvalConfig:
+    config = EvalConfig(
+        suite=arguments.task_suite,
+        tasks=parse_indices(arguments.tasks),
+        num_trials=arguments.num_trials,
+        policy=arguments.policy,
+        mode=arguments.mode,
+        clock=arguments.clock,
+        ros=not arguments.no_ros,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    return config.with_checkpoint()
+
+
+def _check_workers(workers: int, config: EvalConfig) -> None:
+    if workers < 1:
+        raise ArgumentError(f"workers: expected at least 1, got {workers}")
+    if workers > 1 and config.ros:
+        raise ArgumentError(f"--workers {workers} needs --no-ros: the ROS graph runs one robot at a time")
+
+
+def _evaluate(config: EvalConfig, out: Path, arguments: argparse.Namespace) -> int:
+    # Imported here, so that wrong arguments are refused before anything heavy is loaded.
+    from rsd_policy.evaluation.recorder import Recorder
+    from rsd_policy.evaluation.report import write_outputs
+    from rsd_policy.evaluation.results import ERROR
+    from rsd_policy.evaluation.store import ResultStore
+    from rsd_policy.evaluation.tables import print_summary
+    from rsd_policy.evaluation.video import video_path
+    from rsd_policy.evaluation.worker import Job
+    from rsd_policy.evaluation.workers import run_in_workers
+
+    recorder = Recorder(out, config, workers=arguments.workers)
+    try:
+        if not recorder.pending():
+            print(f"{out}: all {len(config.episodes())} episodes are finished; for a new run give another --out")
+        elif config.ros:
+            recorder.close()  # the eval node opens the results itself
+            _run_over_ros(config, out)
+            recorder = Recorder(out, config)
+        jobs = [] if config.ros else [Job(spec) for spec in recorder.pending()]
+        if arguments.video:
+            finished = [result for result in recorder.store.episodes() if result.outcome != ERROR]
+            jobs += [Job(r.spec, replay=r) for r in finished if not video_path(out, r.spec).exists()]
+        if jobs:
+            run_in_workers(config, recorder, jobs, workers=arguments.workers, video=arguments.video)
+    finally:
+        recorder.close()
+        with ResultStore.open_results(out) as results:
+            summary = write_outputs(results)
+    print_summary(summary, out)
+    return NOT_RUN if summary["errors"] or not summary["complete"] else DONE
+
+
+def _run_over_ros(config: EvalConfig, out: Path) -> None:
+    raise SetupError("the ROS graph is not there yet")
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: workers and nodes are ended, results stay whole."""
+    raise KeyboardInterrupt

@@ -1,0 +1,80 @@
+"""What drives an in-process episode: the engine on observations, or the scripted expert on privileged state."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+
+from rsd_policy.evaluation.protocol import EXPERT, EvalConfig
+from rsd_policy.observation import ActionChunk, ChunkStats
+from sim_bridge.libero_env import LiberoEnv
+
+
+class Driver(Protocol):
+    """Gives the next chunk for the current state of an environment."""
+
+    needs_images: bool
+
+    def reset(self, env: LiberoEnv) -> None:
+        """A new episode has begun in `env`."""
+
+    def infer(self, env: LiberoEnv) -> ActionChunk:
+        """The final chunk for the state that `env` is in; `env` is not stepped."""
+
+
+class EngineDriver:
+    """RSDInferenceEngine on what the cameras and the robot state show."""
+
+    needs_images = True
+
+    def __init__(self, policy: str, mode: str, device: str, threads: int | None = None) -> None:
+        import torch  # here, so that only the process that infers pays for it
+
+        from rsd_policy import RSDInferenceEngine, load_policy
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._engine = RSDInferenceEngine(load_policy(policy), mode=mode, device=device)
+
+    def reset(self, env: LiberoEnv) -> None:
+        self._engine.reset()
+
+    def infer(self, env: LiberoEnv) -> ActionChunk:
+        return self._engine.infer(env.observe())
+
+
+class ExpertDriver:
+    """The scripted expert, one action at a time."""
+
+    needs_images = False
+
+    def __init__(self) -> None:
+        self._env: LiberoEnv | None = None
+
+    def reset(self, env: LiberoEnv) -> None:
+        from sim_bridge.expert import ScriptedExpert
+
+        if env is not self._env:
+            self._env, self._expert = env, ScriptedExpert(env)
+        self._expert.reset()
+
+    def infer(self, env: LiberoEnv) -> ActionChunk:
+        start = time.perf_counter()
+        action = self._expert.act()
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        stats = ChunkStats(stage_ms={"expert": elapsed_ms}, first_action_ms=elapsed_ms, total_ms=elapsed_ms)
+        return ActionChunk(actions=np.asarray(action, np.float32)[None], stats=stats)
+
+
+def make_driver(config: EvalConfig, threads: int | None = None) -> Driver:
+    """Load what drives the episodes of `config`, with so many torch threads (None: torch's choice).
+
+    Raises:
+        CheckpointError: the checkpoint is missing, altered, or of another architecture.
+    """
+    if config.policy == EXPERT:
+        return ExpertDriver()
+    assert config.mode is not None and config.device is not None
+    return EngineDriver(config.policy, config.mode, config.device, threads)

@@ -1,0 +1,191 @@
+"""Which episodes an evaluation consists of: suites, tasks, canonical initial states, seed, policy and mode.
+
+The protocol is the one that published LIBERO numbers use: canonical initial state `trial` of each task, ten wait steps,
+then at most `MAX_STEPS[suite]` control steps; an episode is a success when the environment says `done`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rsd_policy.checkpoints.manifest import MANIFEST, read_manifest, resolve_checkpoint, sha256, verify_files
+from rsd_policy.errors import RSDError
+from sim_bridge.libero_env import MAX_STEPS, SUITES
+
+MODES = ("speculative", "gated", "baseline")
+CLOCKS = ("lockstep", "realtime")
+EXPERT = "expert"
+"""Name of the scripted expert: it acts from privileged simulation state and has no modes."""
+
+TASKS_PER_SUITE = {suite: 90 if suite == "libero_90" else 10 for suite in SUITES}
+"""LIBERO: four suites of 10 tasks, and libero_90."""
+
+INIT_STATES_PER_TASK = 50
+"""LIBERO ships 50 canonical initial states for each task."""
+
+DEFAULT_SUITE = "libero_spatial"
+DEFAULT_TASKS = "0-2"
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+class ArgumentError(RSDError):
+    """An argument is outside what is allowed; the message says what is."""
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeSpec:
+    """One episode: canonical initial state `trial` of a task; `seed` places the fixtures at reset (protocol: 0)."""
+
+    suite: str
+    task: int
+    trial: int
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.suite} task {self.task} trial {self.trial}"
+
+
+def parse_indices(text: str) -> tuple[int, ...]:
+    """Read a list of indices such as "0-9,12": the indices in ascending order, each once.
+
+    Raises:
+        ArgumentError: anything else than numbers and ascending ranges separated by commas.
+    """
+    indices: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise ArgumentError(f"expected numbers and ranges such as '0-9,12', got '{text}'")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ArgumentError(f"expected an ascending range, got '{part.strip()}' in '{text}'")
+        if last > 10_000:
+            raise ArgumentError(f"no index is that large: '{part.strip()}' in '{text}'")
+        indices.update(range(first, last + 1))
+    return tuple(sorted(indices))
+
+
+def format_indices(indices: tuple[int, ...]) -> str:
+    """The inverse of `parse_indices`: (0, 1, 2, 5) -> "0-2,5"."""
+    parts: list[list[int]] = []
+    for index in sorted(indices):
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in parts)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Everything that decides the outcome of an evaluation; two calls with equal configs continue the same run.
+
+    Attributes:
+        suite: one of `SUITES`.
+        tasks: task indices within the suite.
+        num_trials: canonical initial states 0..num_trials-1 of each task are run.
+        policy: "mini", "expert", or the directory of a checkpoint.
+        policy_sha256: digest of the checkpoint's manifest; None for the expert.
+        mode: inference mode; None for the expert.
+        clock: "lockstep" (simulation waits for the policy) or "realtime" (20 Hz whatever the policy does).
+        ros: over the ROS graph, or in process.
+        seed: protocol 0.
+        device: torch device of the policy; None for the expert.
+
+    Raises:
+        ArgumentError: a value outside what is allowed.
+    """
+
+    suite: str = DEFAULT_SUITE
+    tasks: tuple[int, ...] = (0, 1, 2)
+    num_trials: int = 1
+    policy: str = "mini"
+    policy_sha256: str | None = None
+    mode: str | None = "speculative"
+    clock: str = "lockstep"
+    ros: bool = True
+    seed: int = 0
+    device: str | None = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.suite not in SUITES:
+            raise ArgumentError(f"unknown task suite '{self.suite}': expected one of {', '.join(SUITES)}")
+        count = TASKS_PER_SUITE[self.suite]
+        wrong = [task for task in self.tasks if not 0 <= task < count]
+        if wrong or not self.tasks:
+            raise ArgumentError(f"{self.suite} has tasks 0-{count - 1}; got {format_indices(tuple(wrong)) or 'none'}")
+        if not 1 <= self.num_trials <= INIT_STATES_PER_TASK:
+            raise ArgumentError(
+                f"number of trials: expected 1 to {INIT_STATES_PER_TASK} (canonical initial states of a task), "
+                f"got {self.num_trials}"
+            )
+        if self.clock not in CLOCKS:
+            raise ArgumentError(f"unknown clock '{self.clock}': expected one of {', '.join(CLOCKS)}")
+        if self.clock == "realtime" and not self.ros:
+            raise ArgumentError("clock 'realtime' needs the ROS graph; leave out --no-ros or use --clock lockstep")
+        if not 0 <= self.seed < 2**32:
+            raise ArgumentError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        if self.policy == EXPERT:
+            object.__setattr__(self, "mode", None)
+            object.__setattr__(self, "device", None)
+        elif self.mode not in MODES:
+            raise ArgumentError(f"unknown mode '{self.mode}': expected one of {', '.join(MODES)}")
+
+    def with_checkpoint(self) -> EvalConfig:
+        """This config with the digest of its checkpoint, after every file of it was compared with its own.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, incomplete, altered, or not calibrated for mode 'gated'.
+        """
+        if self.policy == EXPERT:
+            return self
+        directory = resolve_checkpoint(self.policy)
+        manifest = read_manifest(directory)
+        verify_files(directory, manifest)
+        if self.mode == "gated":
+            from rsd_policy.engine.gate import Gate  # imports torch
+
+            Gate.from_manifest(manifest["gate"])
+        return replace(self, policy_sha256=sha256(directory / MANIFEST))
+
+    @property
+    def max_steps(self) -> int:
+        """Control steps after which an episode counts as a failure."""
+        return int(MAX_STEPS[self.suite])
+
+    def episodes(self) -> list[EpisodeSpec]:
+        """All episodes, task by task (an environment is created once per task)."""
+        return [
+            EpisodeSpec(self.suite, task, trial, self.seed) for task in self.tasks for trial in range(self.num_trials)
+        ]
+
+    def name(self) -> str:
+        """A name for the result directory: equal configs (checkpoint content aside) have equal names."""
+        policy = re.sub(r"[^A-Za-z0-9.]+", "-", self.policy).strip("-")
+        parts = [self.suite, policy] + ([self.mode] if self.mode else [])
+        parts += [f"t{format_indices(self.tasks).replace(',', '+')}", f"x{self.num_trials}"]
+        if not self.ros:
+            parts.append("no-ros")
+        if self.clock != "lockstep":
+            parts.append(self.clock)
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        if self.device not in (None, "cpu"):
+            parts.append(str(self.device).replace(":", ""))
+        return "-".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"tasks": list(self.tasks)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> EvalConfig:
+        return cls(**{**fields, "tasks": tuple(fields["tasks"])})
+
+    def differences(self, other: EvalConfig) -> list[str]:
+        """Fields in which two configs differ, as "field: this, other" lines."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{key}: {mine[key]!r} / {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
