@@ -46,7 +46,8 @@ class Scene:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._model = raw.sim.model._model
-        self._data = raw.sim.data._data
+        self._live = raw.sim.data._data
+        self._data = mujoco.MjData(self._model)
         model = self._model
         self._hand_site = int(raw.robots[0].eef_site_id)
         gripper = raw.robots[0].gripper.important_geoms
@@ -66,6 +67,19 @@ class Scene:
                 self._supports.append(int(geom))
                 continue
             self._points.setdefault(int(root[geom]), []).append((int(geom), _surface_points(model.geom_aabb[geom])))
+
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the present joint positions.
+
+        After a step, MuJoCo's poses and contacts are those of the last substep's beginning. Here they are computed anew,
+        aside from the simulation, so that they depend on the joint positions alone: an expert that sees a copy of the
+        state (over ROS) acts bit by bit as one inside the simulation.
+        """
+        self._data.qpos[:] = self._live.qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_collision(self._model, self._data)
 
     def _geom_id(self, name: str) -> int:
         return int(mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name))
@@ -93,7 +107,7 @@ class Scene:
         """[3], origin of the goal's object or centre of its region."""
         if goal.place == goal.place_body:
             return self.position(goal.place)
-        return np.array(self._raw.sim.data.get_site_xpos(goal.place))
+        return np.array(self._data.site(goal.place).xpos)
 
     def points(self, name: str) -> Array:
         """[N, 3], points on the collision shapes of an object."""

@@ -83,6 +83,7 @@ class ScriptedExpert:
         if self._scene is None:
             self.reset()
         assert self._scene is not None
+        self._scene.refresh()
         action = getattr(self, f"_{self.phase}")(self._scene)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
