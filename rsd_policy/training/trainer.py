@@ -141,7 +141,7 @@ def train(
         seconds = time.monotonic() - started
         if seconds - last_report > 1.0 or step == config.steps:
             last_report = seconds
-            value = float(loss)
+            value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
             report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
