@@ -70,14 +70,14 @@ def work(connection: Connection, config: EvalConfig, directory: Path, log: Path,
                     path = video_path(directory, job.spec)
                     record_video(env, job.replay, path, lambda step: connection.send(("step", step, None)))
                     connection.send(("video", None))
-            except (BrokenPipeError, ConnectionResetError):
+            except ConnectionError:
                 raise
             except Exception as error:
                 _report(connection, job, error)
                 if env is not None:  # nobody knows what state it is in
                     env.close()
                     env = None
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, ConnectionError):
         return  # the parent closed the pipe or is gone
 
 

@@ -101,7 +101,7 @@ def _assign(worker: _Worker, queue: list[Job], crew: Sequence[_Worker], recorder
         recorder.started(best.spec)
     try:
         worker.connection.send(best)
-    except BrokenPipeError:
+    except ConnectionError:
         return  # it just died: its sentinel says so in the next round, and the job is named there
 
 
@@ -127,7 +127,7 @@ def _hear(worker: _Worker, queue: list[Job], recorder: Recorder, failures: list[
                 worker.job = None
                 if content[0] is not None:
                     failures.append(content[0])
-    except EOFError:
+    except (EOFError, ConnectionError):
         worker.process.join(timeout=10)
         code = worker.process.exitcode
         if code is not None and code < 0:
