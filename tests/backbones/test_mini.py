@@ -1,0 +1,80 @@
+"""`mini`: resuming equals running through, the text matters, bad observations are refused."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from rsd_policy.backbones.mini import MAX_WORDS, WordTokenizer, resize_frame
+from rsd_policy.errors import ObservationError
+from rsd_policy.observation import Observation
+from tests.policies import WORDS, random_observation, small_policy
+
+
+@torch.inference_mode()
+def test_resuming_from_any_layer_equals_running_through() -> None:
+    backbone = small_policy().backbone
+    x = backbone.embed(backbone.preprocess([random_observation(np.random.default_rng(0))]))
+    whole = backbone.forward_layers(x, 0, 4)
+    for k in range(1, 4):
+        assert torch.equal(backbone.forward_layers(backbone.forward_layers(x, 0, k), k, 4), whole)
+    assert not torch.allclose(whole, x)
+
+
+@torch.inference_mode()
+def test_every_input_changes_the_action_slots() -> None:
+    backbone = small_policy().backbone
+    rng = np.random.default_rng(0)
+    base = random_observation(rng)
+    other = random_observation(rng, "Pick up the plate")
+
+    def slots(observation: Observation) -> torch.Tensor:
+        x = backbone.embed(backbone.preprocess([observation]))
+        return backbone.action_hidden(backbone.forward_layers(x, 0, 4))
+
+    reference = slots(base)
+    for images, proprio, instruction in (
+        ({**base.images, "agentview": other.images["agentview"]}, base.proprio, base.instruction),
+        ({**base.images, "wrist": other.images["wrist"]}, base.proprio, base.instruction),
+        (base.images, other.proprio, base.instruction),
+        (base.images, base.proprio, other.instruction),
+    ):
+        assert not torch.allclose(slots(Observation(images, proprio, instruction)), reference)
+
+
+@torch.inference_mode()
+def test_a_batch_gives_what_its_members_give() -> None:
+    backbone = small_policy().backbone
+    rng = np.random.default_rng(1)
+    observations = [random_observation(rng), random_observation(rng, "up the plate")]
+    together = backbone.forward_layers(backbone.embed(backbone.preprocess(observations)), 0, 4)
+    for i, observation in enumerate(observations):
+        alone = backbone.forward_layers(backbone.embed(backbone.preprocess([observation])), 0, 4)
+        assert torch.allclose(together[i], alone[0], atol=1e-4)
+
+
+def test_tokenizer_ignores_case_and_punctuation_and_tells_unknown_words_apart() -> None:
+    tokenizer = WordTokenizer(WORDS)
+    assert tokenizer("Pick up, the BOWL!") == tokenizer("pick up the bowl")
+    assert len(tokenizer("bowl " * 100)) == MAX_WORDS
+    assert tokenizer("zebra") != tokenizer("giraffe")
+    assert max(tokenizer(" ".join(WORDS))) < tokenizer.size
+
+
+def test_frames_are_area_resized_as_stored_demonstrations_are() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    small = resize_frame(frame, 128)
+    assert np.array_equal(small, cv2.resize(frame, (128, 128), interpolation=cv2.INTER_AREA))
+    assert np.abs(small.astype(float) - frame.reshape(128, 2, 128, 2, 3).mean((1, 3))).max() <= 1.0
+    assert resize_frame(small, 128) is small
+
+
+def test_a_missing_camera_is_named() -> None:
+    backbone = small_policy().backbone
+    whole = random_observation(np.random.default_rng(0))
+    with pytest.raises(ObservationError, match="wrist"):
+        backbone.preprocess([Observation({"agentview": whole.images["agentview"]}, whole.proprio, "pick")])
+    with pytest.raises(ObservationError, match="word"):
+        backbone.preprocess([Observation(whole.images, whole.proprio, "?!")])

@@ -1,0 +1,129 @@
+"""The engine's guarantees, with real modules and random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rsd_policy import ActionChunk, Observation, RSDInferenceEngine
+from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, RSDError
+from tests.policies import random_observation, small_policy
+
+
+def observations(count: int) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    return [random_observation(rng) for _ in range(count)]
+
+
+def run(policy: Policy, mode: str, count: int = 8) -> tuple[RSDInferenceEngine, list[ActionChunk]]:
+    engine = RSDInferenceEngine(policy, mode)  # type: ignore[arg-type]
+    return engine, [engine.infer(observation) for observation in observations(count)]
+
+
+def test_speculative_equals_baseline_bit_for_bit() -> None:
+    _, reference = run(small_policy(), "baseline")
+    engine, chunks = run(small_policy(), "speculative")
+    for chunk, expected in zip(chunks, reference, strict=True):
+        assert np.array_equal(chunk.actions, expected.actions)
+        assert chunk.tokens is not None and np.array_equal(chunk.tokens, expected.tokens)
+        assert chunk.verified and not chunk.skipped
+    assert engine.totals.accepted + engine.totals.rejected == engine.totals.chunks == 8
+    assert len({chunk.actions.tobytes() for chunk in chunks}) > 1
+
+
+def test_stream_gives_the_draft_first_and_then_the_final_chunk() -> None:
+    engine = RSDInferenceEngine(small_policy(), "speculative")
+    provisional, final = list(engine.stream(observations(1)[0]))
+    assert not provisional.verified and provisional.levels == 3
+    assert final.verified and final.levels == 8
+    assert final.stats.first_action_ms < final.stats.total_ms
+    assert provisional.actions.shape == final.actions.shape == (8, 7)
+    assert list(final.stats.stage_ms) == [
+        "preprocess", "vision", "layers_early", "draft", "decode", "layers_late", "head"
+    ]  # fmt: skip
+    assert sum(final.stats.stage_ms.values()) == pytest.approx(final.stats.total_ms)
+
+
+def test_gate_that_declines_everything_is_speculative() -> None:
+    _, reference = run(small_policy(), "baseline")
+    engine, chunks = run(small_policy(gate={"threshold": 1e9, "alpha": 0.1}), "gated")
+    assert engine.totals.skipped == 0
+    assert all(np.array_equal(c.actions, r.actions) for c, r in zip(chunks, reference, strict=True))
+
+
+def still_gripper_policy() -> Policy:
+    """A policy whose draft always closes the hand, so that the gripper rule never interferes."""
+    policy = small_policy(gate={"threshold": -1e9, "alpha": 0.1})
+    for level in policy.draft.level_mlp:
+        bias = level[-1].bias  # type: ignore[union-attr]
+        bias.copy_(torch.tensor([0.0, 0.0, 1e3]))
+    return policy
+
+
+def test_open_gate_skips_all_but_the_first_chunk_and_audits_every_nth() -> None:
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=3)
+    engine.audit.alpha = 1.0  # random weights deviate at every audit; the fall-back has its own test
+    engine._last_gripper = 1.0
+    chunks = [engine.infer(observation) for observation in observations(6)]
+    assert engine.totals.skipped == 6 and engine.totals.audited == 2
+    assert [chunk.stats.audited for chunk in chunks] == [False, False, True, False, False, True]
+    assert all(chunk.skipped and not chunk.verified and chunk.levels == 3 for chunk in chunks)
+    assert "layers_late" not in chunks[0].stats.stage_ms
+
+
+def test_first_chunk_of_an_episode_is_verified() -> None:
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated")
+    assert not engine.infer(observations(1)[0]).skipped
+    engine.reset()
+    assert engine._last_gripper is None
+
+
+def test_gripper_change_is_verified() -> None:
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated")
+    engine._last_gripper = -1.0
+    assert engine.infer(observations(1)[0]).verified
+
+
+def test_audit_that_finds_deviations_falls_back_until_reset() -> None:
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=1)
+    skipped = []
+    for observation in observations(8):
+        engine._last_gripper = 1.0
+        skipped.append(engine.infer(observation).skipped)
+    assert engine.totals.audit_deviated > 0 and engine.totals.fell_back
+    assert skipped[0] and not skipped[-1]
+    engine.reset()
+    assert not engine.totals.fell_back
+
+
+def test_nan_in_the_weights_is_an_error_and_not_an_action() -> None:
+    policy = small_policy()
+    policy.backbone.slot.fill_(float("nan"))
+    engine = RSDInferenceEngine(policy, "baseline")
+    with pytest.raises(NonFiniteError, match="NaN"):
+        engine.infer(observations(1)[0])
+    assert engine.totals.chunks == 0
+
+
+def test_out_of_memory_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RSDInferenceEngine(small_policy(), "baseline")
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(engine.policy.head, "forward", exhausted)
+    with pytest.raises(InferenceError, match="out of memory"):
+        engine.infer(observations(1)[0])
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(RSDError, match="baseline, speculative, gated"):
+        RSDInferenceEngine(small_policy(), "turbo")  # type: ignore[arg-type]
+    with pytest.raises(RSDError, match=r"1 \.\. 8"):
+        RSDInferenceEngine(small_policy(), execute_steps=9)
+    with pytest.raises(CheckpointError, match="speculative"):
+        RSDInferenceEngine(small_policy(gate=None), "gated")
+    with pytest.raises(RSDError, match="device"):
+        RSDInferenceEngine(small_policy(), device="warp")

@@ -1,0 +1,54 @@
+"""Heads: each level depends on the levels before it and on nothing after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsd_policy.errors import CheckpointError
+from rsd_policy.heads import RFSQDraftModel, RFSQHead
+
+
+def random_head(**sizes: int) -> RFSQHead:
+    torch.manual_seed(0)
+    head = RFSQHead(hidden_size=32, width=64, num_layers=1, **sizes).eval()
+    torch.nn.init.normal_(head.digit_embedding, std=1.0)
+    return head
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("slots", [8, 56])
+def test_greedy_tokens_are_the_arg_max_of_teacher_forcing_on_themselves(slots: int) -> None:
+    head = random_head(slots=slots)
+    hidden = torch.randn(2, slots, 32)
+    tokens, margins = head(hidden)
+    assert tokens.shape == margins.shape == (8, 2, 8, 7)
+    logits = head.teacher_forced_logits(hidden, tokens)
+    assert torch.equal(logits.argmax(-1), tokens)
+    top = logits.log_softmax(-1).topk(2).values
+    assert torch.allclose(top[..., 0] - top[..., 1], margins, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_level_sees_the_levels_before_it_only() -> None:
+    head = random_head(slots=8)
+    hidden = torch.randn(1, 8, 32)
+    tokens, _ = head(hidden)
+    changed = tokens.clone()
+    changed[3] = (changed[3] + 1) % 3
+    before, after = head.teacher_forced_logits(hidden, tokens), head.teacher_forced_logits(hidden, changed)
+    assert torch.equal(before[:4], after[:4])
+    for level in range(4, 8):
+        assert not torch.allclose(before[level], after[level])
+
+
+def test_seed_dimensions_are_the_default() -> None:
+    with torch.device("meta"):
+        head, draft = RFSQHead(), RFSQDraftModel()
+    assert (head.levels, draft.levels, head.width, len(head.layers)) == (8, 3, 1024, 8)
+    assert head.norm.normalized_shape == (4096,)
+
+
+def test_slots_must_fit_the_chunk() -> None:
+    with pytest.raises(CheckpointError, match="8 or 56"):
+        RFSQHead(slots=7)

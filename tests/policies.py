@@ -1,0 +1,54 @@
+"""Small untrained policies with real modules, for tests of what does not depend on training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rsd_policy import Observation
+from rsd_policy.backbones.mini import MiniConfig
+from rsd_policy.checkpoints.loading import Policy, build_policy
+
+WORDS = ("bowl", "pick", "plate", "the", "up")
+
+
+def small_manifest(**changes: object) -> dict[str, object]:
+    """Manifest of a 4-layer backbone of width 32."""
+    config = MiniConfig(
+        width=32, num_layers=4, num_heads=2, image_size=32, stem_channels=(8, 8, 16), text_width=24, vocabulary=WORDS
+    )
+    return {
+        "format_version": 1,
+        "architecture": {
+            "backbone": "mini",
+            "mini": config.to_manifest(),
+            "head": {"width": 16, "num_layers": 1},
+            "draft": {"width": 16, "num_layers": 0},
+        },
+        "codec": {"scale": [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0], "levels": 8, "bins": 3},
+        "proprio": {"mean": [0.0] * 8, "std": [1.0] * 8},
+        "exit_layer": 2,
+        "acceptance": {"threshold": 0.7, "tolerance": [0.1] * 6},
+        "gate": {"threshold": 0.0, "alpha": 0.1},
+        "accuracy": {},
+        "provenance": {},
+        "files": {},
+        **changes,
+    }
+
+
+def small_policy(seed: int = 0, **changes: object) -> Policy:
+    """A policy whose every weight is random: zero-initialised residual branches would make all layers the identity."""
+    torch.manual_seed(seed)
+    policy = build_policy("small", small_manifest(**changes))
+    for module in policy.modules().values():
+        for parameter in module.parameters():
+            if parameter.ndim >= 2:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return policy
+
+
+def random_observation(rng: np.random.Generator, instruction: str = "Pick up the bowl") -> Observation:
+    """Noise images of 64x48 pixels and a random state."""
+    images = {name: rng.integers(0, 256, (64, 48, 3), dtype=np.uint8) for name in ("agentview", "wrist")}
+    return Observation(images, rng.normal(size=8).astype(np.float32), instruction)
