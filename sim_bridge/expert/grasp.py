@@ -26,8 +26,11 @@ RIM_DEPTH = 0.016
 TOP_DEPTH = 0.026
 """How far the site goes below the top of an object taken across, m: 5 mm less than the palm allows."""
 
-CLEARANCE = 0.006
+CLEARANCE = 0.003
 """Room that an open hand needs around it to count as free, m."""
+
+ALONG_SHIFTS = (0.0, 0.012, -0.012, 0.024, -0.024)
+"""Places along the side of an object taken across, from its middle, m, best first."""
 
 RIM_ANGLES = tuple(np.deg2rad((90, -90, 60, -60, 120, -120, 30, -30, 150, -150, 0, 180)))
 """Places on a rim, seen from the bowl's centre, best first: at +-90 degrees (world y) the hand need not turn."""
@@ -83,10 +86,13 @@ def _across(points: Array) -> list[tuple[Array, float]]:
     for width, _, angle, direction, middle in sorted(poses, key=lambda pose: (pose[1], -pose[2])):
         if width < narrowest + 0.002:
             normal = np.array([-direction[1], direction[0]])
-            across = gripped[:, :2] @ normal
-            centre = direction * middle + normal * (across.max() + across.min()) / 2
-            result.append((np.array([centre[0], centre[1], height]), float(angle % np.pi)))
-    return result
+            along = gripped[:, :2] @ normal
+            room = (along.max() - along.min()) / 2 - FINGER_HALF_WIDTH
+            for shift in ALONG_SHIFTS:
+                if abs(shift) <= max(room, 0.0):
+                    centre = direction * middle + normal * ((along.max() + along.min()) / 2 + shift)
+                    result.append((abs(shift), np.append(centre, height), float(angle % np.pi)))
+    return [(site, angle) for _, site, angle in sorted(result, key=lambda entry: entry[0])]
 
 
 def _rim(points: Array) -> list[tuple[Array, float]]:

@@ -95,6 +95,12 @@ class Scene:
         """[3], the gripper site: between the finger pads, 4 mm above their tips."""
         return self._data.site_xpos[self._hand_site].copy()
 
+    def hand_velocity(self) -> Array:
+        """[3], linear velocity of the gripper site, m/s."""
+        twist = np.zeros(6)
+        mujoco.mj_objectVelocity(self._model, self._data, mujoco.mjtObj.mjOBJ_SITE, self._hand_site, twist, 0)
+        return twist[3:]
+
     def hand_rotation(self) -> Array:
         """[3, 3], columns in the world frame: the fingers' opening direction, the direction across it, out of the palm."""
         return self._data.site_xmat[self._hand_site].reshape(3, 3).copy()

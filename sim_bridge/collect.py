@@ -1,0 +1,317 @@
+"""`rsd collect`: demonstrations of the scripted expert from random placements, for training.
+
+The canonical initial states of the published evaluation are never used. One file per episode; an interrupted collection
+goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import queue
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rsd_policy.errors import EpisodeError, RSDError, SetupError
+from sim_bridge.demonstrations import demonstration_path, write_demonstration
+from sim_bridge.libero_assets import SUITES, num_tasks
+
+FAILED_SUFFIX = ".failed.json"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect.
+
+    Attributes:
+        suite: LIBERO suite. tasks: indices within it. seeds: range of placement seeds, the same for each task.
+        out: directory to write to.
+        noise: probability per control step that a burst of noise begins.
+        image_size: edge of the stored frames, px. every: control steps per stored frame.
+        policy: checkpoint that drives a random prefix of each episode (DAgger), or None.
+        device: of that policy.
+    """
+
+    suite: str
+    tasks: tuple[int, ...]
+    seeds: range
+    out: Path
+    noise: float
+    image_size: int
+    every: int
+    policy: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of one seed. `demonstrated` is False when it failed, or when the policy solved the task before the expert."""
+
+    task: int
+    seed: int
+    success: bool
+    demonstrated: bool
+    steps: int
+    phase: str
+
+
+def failed_path(config: CollectConfig, task: int, seed: int) -> Path:
+    """Note about a seed that gave no demonstration, so that it is not tried again."""
+    return demonstration_path(config.out, config.suite, task, seed).with_suffix(FAILED_SUFFIX)
+
+
+def open_seeds(config: CollectConfig) -> dict[int, list[int]]:
+    """Seeds of each task that have neither a demonstration nor a note."""
+    return {
+        task: [
+            seed
+            for seed in config.seeds
+            if not demonstration_path(config.out, config.suite, task, seed).exists()
+            and not failed_path(config, task, seed).exists()
+        ]
+        for task in config.tasks
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Parse arguments, collect, print a table. 0 done, 2 wrong arguments, 3 not set up, 4 an episode could not be run."""
+    try:
+        config, workers = _parse(argv)
+        outcomes, seconds = collect(config, workers)
+    except SetupError as error:
+        print(f"rsd collect: {error}", file=sys.stderr)
+        return 3
+    except EpisodeError as error:
+        print(f"rsd collect: {error}", file=sys.stderr)
+        return 4
+    except RSDError as error:
+        print(f"rsd collect: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rsd collect: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    _report(config, outcomes, seconds)
+    return 0
+
+
+def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:
+    """Run every open seed in worker processes.
+
+    Returns:
+        outcomes of the seeds run now, and the seconds that took.
+
+    Raises:
+        EpisodeError: a worker ended before its work was done.
+    """
+    todo = open_seeds(config)
+    total = len(config.tasks) * len(config.seeds)
+    remaining = sum(map(len, todo.values()))
+    outcomes: list[Outcome] = []
+    start = time.monotonic()
+    if remaining == 0:
+        return outcomes, 0.0
+    # one thread each: the workers are the parallelism (read by OpenMP and by Mesa's llvmpipe)
+    os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    context = multiprocessing.get_context("spawn")
+    taken = context.Array("q", len(config.tasks))
+    results: Any = context.Queue()
+    processes = [
+        context.Process(target=_work, args=(config, todo, taken, results, index), daemon=True)
+        for index in range(min(workers, remaining))
+    ]
+    for process in processes:
+        process.start()
+    columns = (
+        TextColumn("collect {task.fields[suite]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.2f} demos/s  success {task.fields[success]:.1%}  ETA"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task(
+                "", total=total, completed=total - remaining, suite=config.suite, rate=0.0, success=0.0
+            )
+            while len(outcomes) < remaining:
+                outcome = _next_result(results, processes)
+                outcomes.append(outcome)
+                good = sum(o.success for o in outcomes)
+                rate = sum(o.demonstrated for o in outcomes) / (time.monotonic() - start)
+                progress.update(bar, advance=1, rate=rate, success=good / len(outcomes))
+    finally:
+        for process in processes:
+            if len(outcomes) < remaining:
+                process.terminate()
+            process.join(timeout=30)
+    return outcomes, time.monotonic() - start
+
+
+def _next_result(results: Any, processes: Sequence[Any]) -> Outcome:
+    while True:
+        try:
+            result = results.get(timeout=1.0)
+        except queue.Empty:
+            if any(process.exitcode not in (None, 0) for process in processes) or all(
+                process.exitcode is not None for process in processes
+            ):
+                codes = [process.exitcode for process in processes]
+                raise EpisodeError(
+                    f"workers: expected them to finish their episodes, got exit codes {codes}; "
+                    "see their messages above (memory: about 2 GiB a worker), then give the same command again"
+                ) from None
+            continue
+        if isinstance(result, str):
+            raise EpisodeError(result)
+        assert isinstance(result, Outcome)
+        return result
+
+
+def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results: Any, index: int) -> None:
+    """A worker process: takes seeds, staying with one task (one environment) for as long as it has open seeds."""
+    from sim_bridge.drive import drive
+    from sim_bridge.libero_env import LiberoEnv
+
+    env: LiberoEnv | None = None
+    try:
+        takeover = None
+        if config.policy is not None:
+            from sim_bridge.takeover import PolicyPrefix
+
+            takeover = PolicyPrefix(config.policy, config.device)
+        task = config.tasks[index % len(config.tasks)]
+        while (job := _take(config, todo, taken, task)) is not None:
+            task, seed = job
+            if env is None or env.task != task:
+                if env is not None:
+                    env.close()
+                env = LiberoEnv(config.suite, task)
+            driven = drive(
+                env,
+                seed,
+                noise=config.noise,
+                image_size=config.image_size,
+                every=config.every,
+                prefix=None if takeover is None else takeover.for_seed(seed),
+            )
+            demonstrated = driven.demonstration is not None
+            outcome = Outcome(task, seed, driven.success, demonstrated, driven.steps, driven.phase)
+            if driven.demonstration is not None:
+                write_demonstration(config.out, driven.demonstration)
+            else:
+                note = failed_path(config, task, seed)
+                note.parent.mkdir(parents=True, exist_ok=True)
+                note.write_text(json.dumps(asdict(outcome)))
+            results.put(outcome)
+    except KeyboardInterrupt:
+        return
+    except Exception as error:  # whatever happened goes to the parent, which ends the run
+        results.put(f"worker {index}: {type(error).__name__}: {error}")
+        raise
+    finally:
+        if env is not None:
+            env.close()
+
+
+def _take(config: CollectConfig, todo: dict[int, list[int]], taken: Any, task: int) -> tuple[int, int] | None:
+    """The next (task, seed): of `task` while it has any, else of the task with most left."""
+    with taken.get_lock():
+        left = [len(todo[t]) - taken[i] for i, t in enumerate(config.tasks)]
+        position = config.tasks.index(task)
+        if left[position] <= 0:
+            position = int(np.argmax(left))
+        if left[position] <= 0:
+            return None
+        task = config.tasks[position]
+        seed = todo[task][taken[position]]
+        taken[position] += 1
+        return task, seed
+
+
+def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> None:
+    table = Table(title=f"{config.suite}: demonstrations from random placements")
+    for heading in ("task", "tried now", "solved", "steps (median)", "on disk"):
+        table.add_column(heading, justify="right")
+    for task in config.tasks:
+        mine = [o for o in outcomes if o.task == task]
+        steps = [o.steps for o in mine if o.demonstrated]
+        kept = sum(demonstration_path(config.out, config.suite, task, seed).exists() for seed in config.seeds)
+        table.add_row(
+            str(task),
+            str(len(mine)),
+            str(sum(o.success for o in mine)),
+            f"{np.median(steps):.0f}" if steps else "-",
+            str(kept),
+        )
+    console = Console()
+    console.print(table)
+    if outcomes:
+        kept = sum(o.demonstrated for o in outcomes)
+        console.print(f"{kept} demonstrations in {seconds:.0f} s ({kept / seconds:.2f} a second), in {config.out}")
+    else:
+        console.print(f"nothing to do: all {len(config.tasks) * len(config.seeds)} seeds were tried before")
+
+
+def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
+    parser = argparse.ArgumentParser(prog="rsd collect", description=__doc__)
+    parser.add_argument("--task-suite", default="libero_spatial", choices=SUITES)
+    parser.add_argument("--tasks", default="0-9", help="e.g. 0-9 or 0,4,9 (default 0-9)")
+    parser.add_argument("--demos", type=int, default=2, help="placements tried per task (default 2)")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes")
+    parser.add_argument("--out", type=Path, default=Path("out/demos"))
+    parser.add_argument("--seed", type=int, default=1000, help="first placement seed (default 1000)")
+    parser.add_argument("--noise", type=float, default=0.03, help="bursts of noise per control step (default 0.03)")
+    parser.add_argument("--image-size", type=int, default=128, help="edge of the stored frames, px (default 128)")
+    parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
+    parser.add_argument("--policy", default=None, help="checkpoint that drives a random prefix of each episode (DAgger)")
+    parser.add_argument("--device", default="cpu", help="of that policy (default cpu)")
+    arguments = parser.parse_args(argv)
+    for name, low in (("demos", 1), ("workers", 1), ("every", 1), ("image_size", 16), ("seed", 0)):
+        if getattr(arguments, name) < low:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {low}, got {getattr(arguments, name)}")
+    if not 0.0 <= arguments.noise <= 1.0:
+        parser.error(f"--noise: expected a probability 0..1, got {arguments.noise}")
+    try:
+        tasks = _tasks(arguments.tasks, num_tasks(arguments.task_suite))
+    except ValueError as error:
+        parser.error(f"--tasks: {error}")
+    config = CollectConfig(
+        suite=arguments.task_suite,
+        tasks=tasks,
+        seeds=range(arguments.seed, arguments.seed + arguments.demos),
+        out=arguments.out,
+        noise=arguments.noise,
+        image_size=arguments.image_size,
+        every=arguments.every,
+        policy=arguments.policy,
+        device=arguments.device,
+    )
+    return config, arguments.workers
+
+
+def _tasks(text: str, count: int) -> tuple[int, ...]:
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            chosen |= set(range(int(first), int(last or first) + 1))
+        except ValueError as error:
+            raise ValueError(f"expected indices like 0-9 or 0,4,9, got '{text}'") from error
+    if not chosen or min(chosen) < 0 or max(chosen) >= count:
+        raise ValueError(f"expected indices 0-{count - 1}, got '{text}'")
+    return tuple(sorted(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
