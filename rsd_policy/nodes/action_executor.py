@@ -1,0 +1,188 @@
+"""action_executor: chunks in, exactly one command per control tick out.
+
+Lockstep: a tick is an EpisodeStatus RUNNING; its command comes from the final chunk, for which it waits. Real time:
+ticks come at 20 Hz of the node's clock; the provisional chunk is executed until the final one takes over, steps that are
+past are skipped, and without a step to execute the arm holds still.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
+from rsd_msgs.msg import Action, ActionChunk, EpisodeStatus
+
+from rsd_policy.control.chunk_executor import ChunkExecutor, Command
+from rsd_policy.errors import ActionError
+from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
+from rsd_policy.nodes.messages import ACTION_FRAME, actions_from_msg, to_nanoseconds, to_seconds, to_stamp
+from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_int
+from rsd_policy.nodes.runtime import COMMANDS, run_node
+
+CLOCKS = ("lockstep", "realtime")
+
+
+class ActionExecutor(LifecycleNode):
+    """Lifecycle: configure builds the state machine, activate starts commanding, deactivate stops and then holds."""
+
+    def __init__(self) -> None:
+        super().__init__("action_executor")
+        self._realtime = declare_choice(self, "clock", CLOCKS, "What makes a control tick") == "realtime"
+        self._period = declare_float(self, "period", 0.05, 0.001, 1.0, "Control period, s")
+        self._execute_steps = declare_int(self, "execute_steps", 8, 1, 255, "Steps executed of each chunk")
+        self._limit = declare_float(self, "limit", 1.0, 0.01, 1.0, "Largest command of any axis, action units")
+        self._stale_periods = declare_int(
+            self, "stale_periods", 2, 1, 1000, "Real time: the policy is stale after so many ticks without a step"
+        )
+        self._diagnostics = Diagnostics(self, "")
+        self._diagnostics.set("commands", STALE, "not configured")
+        self._publisher = self.create_publisher(Action, "action", COMMANDS)
+        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, COMMANDS)
+        self.create_subscription(EpisodeStatus, "episode", self._on_status, COMMANDS)
+        self._chunks: ChunkExecutor | None = None
+        self._active = False
+        self._timer: Timer | None = None
+        self._episode = 0
+        self._step = 0
+        self._waiting: EpisodeStatus | None = None
+        self._answer: Action | None = None
+        self._clipped = 0
+
+    # -- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._chunks = ChunkExecutor(
+            period=self._period,
+            execute_steps=self._execute_steps,
+            limits=self._limit,
+            stale_periods=self._stale_periods,
+        )
+        self._diagnostics.set("commands", STALE, "not active")
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._chunks is not None
+        self._chunks.reset()
+        self._waiting = self._answer = None
+        self._active = True
+        if self._realtime:
+            self._timer = self.create_timer(self._period, self._on_tick)
+        self._diagnostics.set("commands", OK, "active, no command yet")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._chunks = None
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_shutdown(state)
+
+    def _stop(self) -> None:
+        if not self._active:
+            return
+        self._active = False
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        # The safety command goes out last: from here on nothing publishes a command.
+        assert self._chunks is not None
+        self._publish(self._chunks.hold(), to_nanoseconds(self.get_clock().now().to_msg()))
+        self._diagnostics.set("commands", STALE, "not active")
+
+    # -- inputs
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        # Lockstep waits for the final chunk: which of the two is executed must not depend on timing.
+        if not self._active or not (self._realtime or msg.verified):
+            return
+        if msg.episode > self._episode:
+            self._enter(msg.episode)
+        elif msg.episode < self._episode:
+            return
+        assert self._chunks is not None
+        try:
+            self._chunks.set_chunk(actions_from_msg(msg), stamp=to_seconds(msg.header.stamp), verified=msg.verified)
+        except ActionError as error:
+            self.get_logger().error(f"chunk refused: {error}")
+            self._diagnostics.set("commands", ERROR, str(error))
+            return
+        if self._waiting is not None:
+            self._try_answer()
+
+    def _on_status(self, msg: EpisodeStatus) -> None:
+        if not self._active:
+            return
+        if msg.episode != self._episode:
+            self._enter(msg.episode)
+        if self._realtime or msg.state != EpisodeStatus.RUNNING:
+            self._waiting = None
+            return
+        answer = self._answer
+        if answer is not None and answer.step >= msg.step:
+            # Asked again for a tick that was answered: the answer may have been lost. Unless it was refused.
+            if answer.step == msg.step and not msg.message:
+                self._publisher.publish(answer)
+            return
+        self._waiting = msg
+        self._try_answer()
+
+    def _enter(self, episode: int) -> None:
+        """A new episode: nothing of the one before may be executed in it."""
+        assert self._chunks is not None
+        self._episode, self._step = episode, 0
+        self._waiting = self._answer = None
+        self._chunks.reset()
+        self._diagnostics.set("commands", OK, "active, no command yet")
+
+    # -- output
+
+    def _try_answer(self) -> None:
+        """Lockstep: answer the waiting tick if there is a step for it."""
+        tick = self._waiting
+        assert self._chunks is not None and tick is not None
+        command = self._chunks.next_action(to_seconds(tick.header.stamp))
+        if command is None:
+            return
+        self._waiting = None
+        self._step = tick.step
+        self._answer = self._publish(command, to_nanoseconds(tick.header.stamp))
+
+    def _on_tick(self) -> None:
+        """Real time: one command per tick, whatever happened."""
+        now = to_nanoseconds(self.get_clock().now().to_msg())
+        assert self._chunks is not None
+        command = self._chunks.next_action(now * 1e-9) or self._chunks.hold()
+        self._publish(command, now)
+        self._step += 1
+
+    def _publish(self, command: Command, stamp: int) -> Action:
+        msg = Action(episode=self._episode, step=self._step, remaining=min(command.remaining, 255))
+        msg.header.stamp = to_stamp(stamp)
+        msg.header.frame_id = ACTION_FRAME
+        msg.values = command.values
+        self._publisher.publish(msg)
+        self._report(command)
+        return msg
+
+    def _report(self, command: Command) -> None:
+        assert self._chunks is not None
+        self._clipped += command.clipped
+        if self._chunks.stale:
+            self._diagnostics.set("commands", WARN, "holding still: no chunk to execute", clipped=self._clipped)
+        else:
+            self._diagnostics.set("commands", OK, "commanding", clipped=self._clipped)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable `action_executor`."""
+    return run_node(ActionExecutor, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""eval_node: brings the managed nodes up, conducts the episodes, and keeps the results."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError
+from rsd_policy.evaluation.protocol import CLOCKS, MODES, ArgumentError, EvalConfig, parse_indices
+from rsd_policy.evaluation.recorder import Recorder
+from rsd_policy.evaluation.report import write_outputs
+from rsd_policy.evaluation.results import ERROR, EpisodeResult
+from rsd_policy.evaluation.tables import print_summary
+from rsd_policy.nodes.conductor import Conductor, SilentNodeError
+from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_float, declare_int, declare_text
+from rsd_policy.nodes.runtime import die_with_supervisor
+from sim_bridge.libero_env import SUITES
+
+DONE, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 2, 3, 4, 130
+"""Exit statuses, as of `rsd eval`."""
+
+START_TIMEOUT_S = 60.0
+"""From the start of a process to its answer: importing torch on a loaded machine takes 10-20 s."""
+
+LOAD_TIMEOUT_S = 900.0
+"""Configuring loads and warms up a policy; one of 7B parameters from a slow disk takes minutes."""
+
+
+class EvalNode(Node):
+    """Its parameters are the arguments of `rsd eval`."""
+
+    def __init__(self) -> None:
+        super().__init__("eval_node")
+        self.suite = declare_choice(self, "task_suite", SUITES, "LIBERO suite")
+        self.tasks = declare_text(self, "tasks", "0-2", "Tasks, such as 0-9 or 0,3")
+        self.num_trials = declare_int(self, "num_trials", 1, 1, 50, "Canonical initial states 0..N-1 of each task")
+        self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")
+        self.mode = declare_choice(self, "mode", MODES, "Inference mode")
+        self.clock = declare_choice(self, "clock", CLOCKS, "When the simulation steps")
+        self.seed = declare_int(self, "seed", 0, 0, 2**32 - 1, "Places the fixtures; protocol: 0")
+        self.device = declare_text(self, "device", "cpu", "torch device of the policy")
+        self.out = declare_text(self, "out", "", "Results; empty: out/eval-<name made from the arguments>")
+        self.report = declare_bool(self, "report", True, "Write summary and report and print the table at the end")
+        self.stall_timeout = declare_float(
+            self, "stall_timeout", 60.0, 1.0, 3600.0, "Without any progress for so long an episode is given up, s"
+        )
+        self.policy_node = declare_text(self, "policy_node", "policy_node", "Node that publishes the chunks")
+        descriptor = ParameterDescriptor(description="Lifecycle nodes to bring up, in this order", read_only=True)
+        self.managed: list[str] = self.declare_parameter(
+            "managed_nodes", ["policy_node", "action_executor"], descriptor
+        ).value
+
+    def config(self) -> EvalConfig:
+        """The evaluation that the parameters describe.
+
+        Raises:
+            ArgumentError: a parameter is out of range.
+            CheckpointError: the checkpoint is missing or altered.
+        """
+        config = EvalConfig(
+            suite=self.suite,
+            tasks=parse_indices(self.tasks),
+            num_trials=self.num_trials,
+            policy=self.policy,
+            mode=self.mode,
+            clock=self.clock,
+            seed=self.seed,
+            device=self.device,
+        )
+        return config.with_checkpoint()
+
+
+def bring_up(node: EvalNode, conductor: Conductor) -> None:
+    """Configure and activate the managed nodes, in order; those that already are stay as they are.
+
+    Raises:
+        SilentNodeError: one does not answer.
+        EpisodeError: one cannot be configured or activated.
+    """
+    for name in node.managed:
+        get_state = node.create_client(GetState, f"{name}/get_state")
+        change_state = node.create_client(ChangeState, f"{name}/change_state")
+
+        def call(client: Any, request: Any, timeout_s: float, name: str = name) -> Any:
+            if not conductor.spin_until(client.service_is_ready, START_TIMEOUT_S):
+                raise SilentNodeError(f"{name}: expected it to start within {START_TIMEOUT_S:.0f} s, it is not there")
+            future = client.call_async(request)
+            if not conductor.spin_until(future.done, timeout_s):
+                raise SilentNodeError(f"{name} is silent: no answer within {timeout_s:.0f} s")
+            return future.result()
+
+        state = call(get_state, GetState.Request(), START_TIMEOUT_S).current_state.id
+        steps = {
+            State.PRIMARY_STATE_UNCONFIGURED: (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE),
+            State.PRIMARY_STATE_INACTIVE: (Transition.TRANSITION_ACTIVATE,),
+        }
+        for transition in steps.get(state, ()):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            if not call(change_state, request, LOAD_TIMEOUT_S).success:
+                verb = "configured" if transition == Transition.TRANSITION_CONFIGURE else "activated"
+                conductor.spin_until(lambda: bool(conductor.faults()), 2.0)
+                why = "; ".join(conductor.faults()) or "see its log"
+                raise EpisodeError(f"{name} could not be {verb}: {why}")
+
+
+def conduct(conductor: Conductor, recorder: Recorder) -> None:
+    """Run every episode that has no result yet; one that fails is recorded as an error and the next one is run.
+
+    Raises:
+        SilentNodeError: the graph is wedged.
+    """
+    for spec in recorder.pending():
+        recorder.started(spec)
+        try:
+            result = conductor.run_episode(spec, partial(recorder.stepped, spec))
+        except EpisodeError as error:
+            recorder.finished(EpisodeResult(spec=spec, outcome=ERROR, steps=0, error=str(error)))
+            if isinstance(error, SilentNodeError):
+                raise
+        else:
+            recorder.finished(result)
+
+
+def evaluate(node: EvalNode) -> int:
+    """Run the evaluation; returns the exit status."""
+    config = node.config()
+    out = Path(node.out) if node.out else Path("out") / f"eval-{config.name()}"
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    conductor = Conductor(
+        node,
+        executor,
+        policy_node=node.policy_node,
+        realtime=node.clock == "realtime",
+        stall_timeout_s=node.stall_timeout,
+    )
+    with Recorder(out, config) as recorder:
+        try:
+            if recorder.pending():
+                bring_up(node, conductor)
+                conduct(conductor, recorder)
+            complete = not recorder.pending()
+        finally:
+            if node.report:
+                summary = write_outputs(recorder.store)
+    if node.report:
+        print_summary(summary, out)
+    return DONE if complete else NOT_RUN
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable `eval_node`."""
+    die_with_supervisor()
+    rclpy.init(args=args)
+    node = EvalNode()
+    try:
+        return evaluate(node)
+    except ArgumentError as error:
+        print(f"eval_node: {error}", file=sys.stderr)
+        return WRONG_ARGUMENTS
+    except (CheckpointError, SetupError) as error:
+        print(f"eval_node: {error}", file=sys.stderr)
+        return NOT_SET_UP
+    except RSDError as error:
+        print(f"eval_node: {error}", file=sys.stderr)
+        return NOT_RUN
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print("eval_node: interrupted; finished episodes are kept, the same call resumes", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The thread in which a policy node infers: always on the newest request, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from builtin_interfaces.msg import Time
+
+from rsd_policy.errors import RSDError
+from rsd_policy.nodes.messages import GRIPPER_JOINTS, image_from_msg, proprio_from_msgs, to_seconds
+from rsd_policy.observation import PROPRIO_DIM, ActionChunk, Observation
+
+
+class Engine(Protocol):
+    """What the worker needs of RSDInferenceEngine."""
+
+    totals: Any
+
+    def stream(self, observation: Observation) -> Any: ...
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One observation to answer, as messages: they are decoded in the worker's thread."""
+
+    stamp: Time
+    episode: int
+    instruction: str
+    images: Mapping[str, Any]
+    pose: Any
+    joints: Any
+
+    def observation(self) -> Observation:
+        """Decode.
+
+        Raises:
+            ObservationError: an image or the robot state is malformed.
+        """
+        return Observation(
+            images={name: image_from_msg(msg, f"{name}/image_raw") for name, msg in self.images.items()},
+            proprio=proprio_from_msgs(self.pose, self.joints, GRIPPER_JOINTS),
+            instruction=self.instruction,
+            stamp=to_seconds(self.stamp),
+        )
+
+
+class InferenceWorker:
+    """Loads an engine and answers requests with it, all in one thread of its own.
+
+    Args:
+        make: loads the engine.
+        cameras: camera names of an observation.
+        image_size: height and width of the images for the warm-up, px.
+        on_chunk: called in the worker's thread with each chunk; the inference is broken off when it returns False.
+        on_error: called in the worker's thread when a request could not be answered.
+        on_death: called in the worker's thread with an error that is nobody's plan; the thread ends after it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        cameras: tuple[str, ...],
+        *,
+        image_size: int,
+        on_chunk: Callable[[Request, ActionChunk], bool],
+        on_error: Callable[[Request, RSDError], None],
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self._make = make
+        self._cameras = cameras
+        self._image_size = image_size
+        self._on_chunk, self._on_error, self._on_death = on_chunk, on_error, on_death
+        self._condition = threading.Condition()
+        self._request: Request | None = None
+        self._closing = False
+        self._episode: int | None = None
+        self._engine: Engine | None = None
+        self.ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Answer this next; a request that has not been begun yet is replaced."""
+        with self._condition:
+            self._request = request
+            self._condition.notify()
+
+    def discard(self) -> None:
+        """Forget the request that has not been begun yet."""
+        with self._condition:
+            self._request = None
+
+    @property
+    def fell_back(self) -> bool:
+        """The audit found the gate's promise broken: every chunk is verified."""
+        return self._engine is not None and bool(self._engine.totals.fell_back)
+
+    def close(self) -> None:
+        """End after the inference that is running."""
+        with self._condition:
+            self._closing = True
+            self._request = None
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            engine = self._make()
+            self._warm_up(engine)
+            self._engine = engine
+        except BaseException as error:  # raised again where the result is awaited
+            self.ready.set_exception(error)
+            return
+        self.ready.set_result(None)
+        try:
+            while True:
+                with self._condition:
+                    self._condition.wait_for(lambda: self._closing or self._request is not None)
+                    request, self._request = self._request, None
+                    if self._closing or request is None:
+                        return
+                self._answer(engine, request)
+        except BaseException as error:  # handed over; a dead thread in a live node would be worse
+            self._on_death(error)
+
+    def _warm_up(self, engine: Engine) -> None:
+        """One inference on a black image, so that the first real one is as fast as the others."""
+        black = np.zeros((self._image_size, self._image_size, 3), dtype=np.uint8)
+        observation = Observation(
+            images=dict.fromkeys(self._cameras, black),
+            proprio=np.zeros(PROPRIO_DIM, dtype=np.float32),
+            instruction="do nothing",
+        )
+        for _ in engine.stream(observation):
+            pass
+        engine.reset()
+
+    def _answer(self, engine: Engine, request: Request) -> None:
+        try:
+            if request.episode != self._episode:
+                engine.reset()
+                self._episode = request.episode
+            for chunk in engine.stream(request.observation()):
+                if not self._on_chunk(request, chunk):
+                    return
+        except RSDError as error:
+            self._on_error(request, error)

@@ -1,0 +1,315 @@
+"""policy_node: camera images, robot state and an instruction in, action chunks out.
+
+Lockstep: infers once on each observation that an EpisodeStatus asks for. Real time: infers on the newest complete
+observation as soon as the last inference is done. The executor thread only takes messages; decoding and inference have
+a thread of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import partial
+from typing import Any, cast
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import qos_profile_sensor_data
+from rsd_msgs.msg import ActionChunk as ActionChunkMsg
+from rsd_msgs.msg import EpisodeStatus
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from rsd_policy.errors import ObservationError, RSDError
+from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
+from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
+from rsd_policy.nodes.instruction_goal import InstructionGoal
+from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
+from rsd_policy.nodes.observation_sync import ObservationSync
+from rsd_policy.nodes.parameters import declare_choice, declare_int, declare_text
+from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
+from rsd_policy.observation import ActionChunk
+
+CLOCKS = ("lockstep", "realtime")
+MODES = ("speculative", "gated", "baseline")
+CAMERAS = ("agentview", "wrist")
+
+CHECK_PERIOD_S = 0.5
+INPUT_TIMEOUT_S = 2.0
+"""An observation that is incomplete for this long has lost an input: that is reported as an error."""
+
+
+class PolicyNode(LifecycleNode):
+    """Lifecycle: configure loads the policy and warms it up, activate publishes, deactivate stops working first."""
+
+    def __init__(self) -> None:
+        super().__init__("policy_node")
+        self._policy = declare_text(self, "policy", "mini", "'mini', or the directory of a checkpoint")
+        self._mode = declare_choice(self, "mode", MODES, "Inference mode")
+        self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
+        self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
+        self._execute_steps = declare_int(self, "execute_steps", 8, 1, 255, "Steps executed of each chunk")
+        self._image_size = declare_int(self, "image_size", 256, 16, 2048, "Image size for the warm-up, px")
+        self._diagnostics = Diagnostics(self, self._device)
+        self._diagnostics.set("inference", STALE, "not configured")
+        self._sync = ObservationSync([*CAMERAS, "eef_pose", "joint_states"])
+        self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
+        self._worker: InferenceWorker | None = None
+        # Guards what executor and inference thread share. Publishing happens under it too: when deactivate returns, no
+        # chunk can follow.
+        self._lock = threading.RLock()
+        self._active = False
+        self._topic_instruction: str | None = None
+        self._status: EpisodeStatus | None = None
+        self._asked: EpisodeStatus | None = None
+        self._submitted = -1
+        self._answers: list[ActionChunkMsg] = []
+        self._waiting_since: int | None = None
+        self._chunks = self._compared = self._accepted = self._skipped = 0
+        self.fatal_error: BaseException | None = None
+        self._goal = InstructionGoal(self, lambda: None if self._active else "the node is not active")
+        self._subscribe()
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(CHECK_PERIOD_S, self._check_inputs, clock=self._steady)
+
+    def _subscribe(self) -> None:
+        # Real cameras are consumed with the sensor-data profile (REP 2003). In lockstep a lost image would hold up the
+        # simulation, so there it must arrive.
+        qos = LOCKSTEP_INPUT if self._lockstep else qos_profile_sensor_data
+        for camera in CAMERAS:
+            self.create_subscription(Image, f"{camera}/image_raw", partial(self._on_input, camera), qos)
+        self.create_subscription(PoseStamped, "eef_pose", partial(self._on_input, "eef_pose"), qos)
+        self.create_subscription(JointState, "joint_states", partial(self._on_input, "joint_states"), qos)
+        self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
+        self.create_subscription(EpisodeStatus, "episode", self._on_status, COMMANDS)
+
+    def close(self) -> None:
+        """End the inference thread."""
+        with self._lock:
+            self._active = False
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    # -- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        worker = InferenceWorker(
+            self._make_engine,
+            CAMERAS,
+            image_size=self._image_size,
+            on_chunk=self._on_chunk,
+            on_error=self._on_error,
+            on_death=self._on_death,
+        )
+        try:
+            worker.ready.result()
+        except RSDError as error:
+            self.get_logger().error(f"policy '{self._policy}' cannot be used: {error}")
+            self._diagnostics.set("inference", ERROR, str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            # rclpy drops what a transition raises; without this line nobody would learn why
+            self.get_logger().fatal(f"loading policy '{self._policy}': {type(error).__name__}: {error}")
+            self._diagnostics.set("inference", ERROR, f"{type(error).__name__}: {error}")
+            raise
+        self._worker = worker
+        self.get_logger().info(f"policy '{self._policy}' is ready: {self._mode} on {self._device}")
+        self._diagnostics.set("inference", STALE, "ready, not active")
+        return super().on_configure(state)
+
+    def _make_engine(self) -> Engine:
+        from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
+
+        engine: Engine = RSDInferenceEngine(
+            load_policy(self._policy),
+            mode=cast("Any", self._mode),
+            device=self._device,
+            execute_steps=self._execute_steps,
+        )
+        return engine
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._sync.clear()
+        with self._lock:
+            self._active = True
+            self._status = self._asked = self._waiting_since = None
+            self._submitted = -1
+            self._answers = []
+        self._diagnostics.set("inference", OK, "active, no observation yet", mode=self._mode)
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop("the policy node was deactivated")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop("the policy node was shut down")
+        self.close()
+        return super().on_shutdown(state)
+
+    def _stop(self, why: str) -> None:
+        with self._lock:
+            self._active = False
+        if self._worker is not None:
+            self._worker.discard()
+        self._goal.end_now(why)
+        self._diagnostics.set("inference", STALE, "not active")
+
+    # -- inputs (executor thread)
+
+    def _on_input(self, name: str, msg: Any) -> None:
+        if not self._active:
+            return
+        stamp = to_nanoseconds(msg.header.stamp)
+        moment = self._sync.add(name, stamp, msg)
+        if moment is None:
+            if self._waiting_since is None and not self._lockstep:
+                self._waiting_since = self._now()
+            return
+        self._waiting_since = None
+        if self._lockstep:
+            self._try_lockstep()
+        elif stamp > self._submitted:
+            self._submit(moment, stamp)
+
+    def _on_instruction(self, msg: String) -> None:
+        self._topic_instruction = msg.data
+
+    def _on_status(self, msg: EpisodeStatus) -> None:
+        if not self._active:
+            return
+        with self._lock:
+            self._status = msg
+        if msg.state == EpisodeStatus.SUCCESS:
+            self._goal.end("succeeded", "the task reports success")
+        elif msg.state in (EpisodeStatus.TIMEOUT, EpisodeStatus.ABORTED):
+            self._goal.end("aborted", "the episode ended without success")
+        if not self._lockstep:
+            return
+        if msg.state != EpisodeStatus.RUNNING or not msg.observation_due:
+            self._asked = self._waiting_since = None
+            return
+        if to_nanoseconds(msg.header.stamp) == self._submitted:
+            # Asked again. The answer may have been lost; if it is still being computed, there is none yet.
+            with self._lock:
+                for answer in self._answers:
+                    self._publisher.publish(answer)
+            return
+        self._asked = msg
+        if self._waiting_since is None:
+            self._waiting_since = self._now()
+        self._try_lockstep()
+
+    def _try_lockstep(self) -> None:
+        """Infer when the observation that was asked for is complete."""
+        if self._asked is None:
+            return
+        stamp = to_nanoseconds(self._asked.header.stamp)
+        moment = self._sync.moment(stamp)
+        if moment is not None:
+            self._asked = self._waiting_since = None
+            self._submit(moment, stamp)
+
+    def _submit(self, moment: dict[str, Any], stamp: int) -> None:
+        status = self._status
+        if status is not None and status.state != EpisodeStatus.RUNNING:
+            status = None
+        # A goal is what somebody wants now; an episode carries its task; the topic is for robots without episodes.
+        instruction = self._goal.instruction or (status.instruction if status else self._topic_instruction)
+        if not instruction:
+            self._diagnostics.set("inference", OK, "waiting for an instruction", mode=self._mode)
+            return
+        with self._lock:
+            self._submitted = stamp
+            self._answers = []
+        # what failed before says nothing about this observation
+        self._diagnostics.set("inference", OK, "inferring", mode=self._mode)
+        assert self._worker is not None
+        self._worker.submit(
+            Request(
+                stamp=to_stamp(stamp),
+                episode=status.episode if status else 0,
+                instruction=instruction,
+                images={camera: moment[camera] for camera in CAMERAS},
+                pose=moment["eef_pose"],
+                joints=moment["joint_states"],
+            )
+        )
+
+    def _check_inputs(self) -> None:
+        """Report an observation that does not become complete."""
+        if not self._active or self._waiting_since is None or self._now() - self._waiting_since < INPUT_TIMEOUT_S * 1e9:
+            return
+        asked = self._asked
+        stamp = to_nanoseconds(asked.header.stamp) if asked is not None else self._sync.newest()
+        missing = ", ".join(f"{name}/image_raw" if name in CAMERAS else name for name in self._sync.missing(stamp))
+        self._waiting_since = self._now()
+        error = ObservationError(
+            f"observation of {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
+            f"{missing} did not come; check that the topic is published"
+        )
+        self._fail(error)
+
+    def _now(self) -> int:
+        nanoseconds: int = self._steady.now().nanoseconds
+        return nanoseconds
+
+    # -- outputs (inference thread)
+
+    def _on_chunk(self, request: Request, chunk: ActionChunk) -> bool:
+        msg = chunk_to_msg(chunk, request.stamp, request.episode, self._mode)
+        with self._lock:
+            if not self._active:
+                return False
+            self._publisher.publish(msg)
+            if to_nanoseconds(request.stamp) == self._submitted:
+                self._answers.append(msg)
+        if msg.verified and not msg.audited:
+            self._count(chunk)
+        return True
+
+    def _count(self, chunk: ActionChunk) -> None:
+        self._chunks += 1
+        self._compared += chunk.accepted is not None
+        self._accepted += bool(chunk.accepted)
+        self._skipped += chunk.skipped
+        self._goal.chunk_done(chunk.stats.total_ms, chunk.accepted)
+        fell_back = self._worker is not None and self._worker.fell_back
+        self._diagnostics.set(
+            "inference",
+            WARN if fell_back else OK,
+            "audit: the gate deviates too often, verifying every chunk" if fell_back else "inferring",
+            mode=self._mode,
+            chunks=self._chunks,
+            inference_ms=f"{chunk.stats.total_ms:.1f}",
+            first_action_ms=f"{chunk.stats.first_action_ms:.1f}",
+            acceptance_rate=f"{self._accepted / self._compared:.3f}" if self._compared else "not compared",
+            skip_rate=f"{self._skipped / self._chunks:.3f}",
+        )
+
+    def _on_error(self, request: Request, error: RSDError) -> None:
+        self._fail(error)
+
+    def _fail(self, error: RSDError) -> None:
+        self.get_logger().error(f"{type(error).__name__}: {error}")
+        self._diagnostics.set("inference", ERROR, f"{type(error).__name__}: {error}", mode=self._mode)
+        self._goal.end("aborted", str(error))
+
+    def _on_death(self, error: BaseException) -> None:
+        self.fatal_error = error
+        self.context.try_shutdown()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable `policy_node`."""
+    return run_node(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
