@@ -1,8 +1,8 @@
 """action_executor: chunks in, exactly one command per control tick out.
 
 Lockstep: a tick is an EpisodeStatus RUNNING; its command comes from the final chunk, for which it waits. Real time:
-ticks come at 20 Hz of the node's clock; the provisional chunk is executed until the final one takes over, steps that are
-past are skipped, and without a step to execute the arm holds still.
+ticks come at 20 Hz of the node's clock; the provisional chunk is executed until the final one takes over, past steps
+are skipped, and without a step to execute the arm holds still.
 """
 
 from __future__ import annotations
