@@ -50,6 +50,7 @@ class Scene:
         self._data = mujoco.MjData(self._model)
         model = self._model
         self._hand_site = int(raw.robots[0].eef_site_id)
+        self._base = int(model.body(raw.robots[0].robot_model.root_body).id)
         gripper = raw.robots[0].gripper.important_geoms
         self._fingers = [
             frozenset(self._geom_id(name) for name in gripper[side]) for side in ("left_finger", "right_finger")
@@ -100,6 +101,14 @@ class Scene:
         twist = np.zeros(6)
         mujoco.mj_objectVelocity(self._model, self._data, mujoco.mjtObj.mjOBJ_SITE, self._hand_site, twist, 0)
         return twist[3:]
+
+    def base_position(self) -> Array:
+        """[3], origin of the robot's base."""
+        return self._data.xpos[self._base].copy()
+
+    def finger_speed(self) -> float:
+        """Speed of the faster finger, m/s."""
+        return float(np.abs(self._data.qvel[self._raw.robots[0]._ref_gripper_joint_vel_indexes]).max())
 
     def hand_rotation(self) -> Array:
         """[3, 3], columns in the world frame: the fingers' opening direction, the direction across it, out of the palm."""

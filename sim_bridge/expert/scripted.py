@@ -28,6 +28,9 @@ LEAD = 0.08
 stretched arm drifts 2 cm past its goal, because translation and rotation push each other in robosuite's OSC; gains of 3
 or a lead of 0.15 s do not settle."""
 
+LEAN_FROM, LEAN_RATE, MAX_LEAN = 0.66, 2.5, 0.3
+"""The hand leans outwards from this distance to the robot's base on (m), at this rate (rad/m), at most so far (rad)."""
+
 OPEN, CLOSE = -1.0, 1.0
 
 SLOPE = 0.7
@@ -39,7 +42,10 @@ MARGIN = 0.015
 ALIGNED = 0.012
 """Horizontal distance within which the hand may go down to the grasp, or the object down to its place, m."""
 
-MAX_CLOSE_STEPS = 14
+FINGERS_STOPPED = 0.03
+"""Speed below which the fingers count as stopped, m/s; they close at 0.1 m/s."""
+
+MAX_CLOSE_STEPS = 16
 """The fingers need 8 steps from fully open to fully closed; without a grip after this many the attempt failed."""
 
 LOST_STEPS = 3
@@ -104,9 +110,9 @@ class ScriptedExpert:
         self.phase = "approach"
 
     def _approach(self, scene: Scene) -> Array:
-        hand, rotation = scene.hand_position(), scene.hand_rotation()
+        hand = scene.hand_position()
         site = scene.position(self._goal.target) + self._grasp.offset
-        turn = _rotation_to(rotation, self._grasp.angle)
+        turn = _turn(scene, self._grasp.angle)
         distance = float(np.linalg.norm(site[:2] - hand[:2]))
         # once the fingers are astride, a small drift must not send the hand up again
         astride = hand[2] - grasping.TIP_BELOW < self._target_top
@@ -125,7 +131,8 @@ class ScriptedExpert:
 
     def _close(self, scene: Scene) -> Array:
         self._count += 1
-        if scene.held(self._goal.target):
+        # a finger that still moves has only touched the object, and would slip off when it is lifted
+        if scene.held(self._goal.target) and scene.finger_speed() < FINGERS_STOPPED:
             self._grip += 1
         if self._grip >= 2:
             self._start_carry(scene)
@@ -134,7 +141,7 @@ class ScriptedExpert:
             return self._next_attempt(scene)
         # the hand arrives moving and would drift off without a command
         error = GAIN * (self._hold - _ahead(scene)) / METRES_PER_UNIT
-        turn = TURN_GAIN * _rotation_to(scene.hand_rotation(), self._grasp.angle) / RADIANS_PER_UNIT
+        turn = TURN_GAIN * _turn(scene, self._grasp.angle) / RADIANS_PER_UNIT
         return _action(error, turn, CLOSE)
 
     # -- carry: lift, transport and lower, keeping the object-to-hand offset
@@ -169,7 +176,7 @@ class ScriptedExpert:
         return max(floor + self._below + 0.02, palm_limit)
 
     def _carry(self, scene: Scene) -> Array:
-        hand, rotation = scene.hand_position(), scene.hand_rotation()
+        hand = scene.hand_position()
         position = scene.position(self._goal.target)
         self._lost = 0 if scene.held(self._goal.target) else self._lost + 1
         if self._lost >= LOST_STEPS:
@@ -177,7 +184,7 @@ class ScriptedExpert:
         place = scene.place_position(self._goal)
         error = place[:2] - position[:2]
         distance = float(np.linalg.norm(error))
-        turn = _rotation_to(rotation, self._angle)
+        turn = _turn(scene, self._angle)
         if distance < 0.02 and position[2] < self._place_height + 0.012 and self._goal.predicate == "in":
             self.phase, self._count = "release", 0
             return self._release(scene)
@@ -253,10 +260,20 @@ def _finger_angle(rotation: Array) -> float:
     return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
 
-def _rotation_to(rotation: Array, angle: float) -> Array:
-    """Rotation vector [3] (world frame, rad) that turns the hand downwards with its fingers opening along `angle`."""
+def _turn(scene: Scene, angle: float) -> Array:
+    """Rotation vector [3] (world frame, rad) that turns the hand downwards with its fingers opening along `angle`.
+
+    Far from the robot the hand leans outwards, which brings the wrist nearer: with a vertical hand the far side of the
+    table is at the arm's full stretch, a singularity where the hand drifts and the elbow runs into its limit.
+    """
+    rotation = scene.hand_rotation()
+    reach = scene.hand_position()[:2] - scene.base_position()[:2]
+    distance = float(np.linalg.norm(reach))
+    lean = float(np.clip(LEAN_RATE * (distance - LEAN_FROM), 0.0, MAX_LEAN))
+    down = np.append(np.sin(lean) * reach / distance, -np.cos(lean))
     fingers = np.array([np.cos(angle), np.sin(angle), 0.0])
-    down = np.array([0.0, 0.0, -1.0])
+    fingers -= fingers @ down * down
+    fingers /= np.linalg.norm(fingers)
     wanted = np.stack([fingers, np.cross(down, fingers), down], axis=1)
     difference = wanted @ rotation.T
     vector = np.array(
