@@ -6,8 +6,11 @@ initial state, 10 wait steps, then at most `max_steps` control steps at 20 Hz; t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,9 +31,12 @@ from sim_bridge.libero_assets import (
     num_tasks,
     task_spec,
 )
-from sim_bridge.render_on_demand import on_demand_class, upright
+from sim_bridge.render_on_demand import release_context, upright
 
 __all__ = ["MAX_STEPS", "SUITES", "LiberoEnv", "RobotState", "num_tasks"]
+
+CONTROL_FREQUENCY = 20
+"""Control steps per second of LIBERO."""
 
 WAIT_STEPS = 10
 """Control steps after placing the objects, while they settle; published evaluations do not count them."""
@@ -38,11 +44,12 @@ WAIT_STEPS = 10
 WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """No motion, gripper open."""
 
-CONTROL_FREQUENCY = 20
-"""Control steps per second of LIBERO."""
-
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Camera name of an Observation -> robosuite's camera name."""
+
+
+ROBOT_SENSORS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_joint_pos", "robot0_gripper_qpos")
+"""robosuite's names of what a RobotState holds."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,9 @@ class LiberoEnv:
         if render and choose_renderer() == "disable":
             raise SetupError(f"rendering: expected EGL or OSMesa, found neither; {INSTALL_GL}")
         self._raw = _create(envs, str(spec.bddl_file), image_size, render)
-        self._samplers = len(self._raw.object_property_initializers)
+        # PyOpenGL shuts EGL down when the interpreter exits: an environment left open must be closed before that
+        self._at_exit = functools.partial(_close_left_open, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     @property
     def num_init_states(self) -> int:
@@ -125,7 +134,7 @@ class LiberoEnv:
 
     @property
     def sim(self) -> Any:
-        """robosuite's MjSim; a new object after each `reset`."""
+        """robosuite's MjSim. After `reset`, `step` and `set_privileged_state` its poses are those of its joints."""
         return self.raw.sim
 
     def reset(self, init_state: int | None, seed: int = 0) -> None:
@@ -153,7 +162,7 @@ class LiberoEnv:
         self._steps = None
         raw.render_due = False
         with _seeded(int(seed)):
-            _place(raw, self._samplers)
+            raw.place()
         if init_state is not None:
             raw.sim.set_state_from_flattened(self._init_states[init_state])
             raw.sim.forward()
@@ -223,13 +232,8 @@ class LiberoEnv:
     def robot_state(self) -> RobotState:
         """State of the robot after the last step; never needs rendering."""
         steps = self._require_episode()
-        return RobotState(
-            eef_position=np.array(self._observations["robot0_eef_pos"], dtype=np.float64),
-            eef_quaternion_xyzw=np.array(self._observations["robot0_eef_quat"], dtype=np.float64),
-            joint_positions=np.array(self._observations["robot0_joint_pos"], dtype=np.float64),
-            gripper_qpos=np.array(self._observations["robot0_gripper_qpos"], dtype=np.float64),
-            stamp=steps * self.control_dt,
-        )
+        values = [np.array(self._observations[name], dtype=np.float64) for name in ROBOT_SENSORS]
+        return RobotState(*values, stamp=steps * self.control_dt)
 
     def privileged_state(self) -> NDArray[np.float64]:
         """Everything that places the bodies: time, joint positions and velocities, then position [3] and quaternion [4]
@@ -244,11 +248,12 @@ class LiberoEnv:
     def set_privileged_state(self, state: ArrayLike) -> None:
         """Put the bodies where another environment of the same task has them (see `privileged_state`).
 
+        `sim` and `robot_state` then show that state; frames do not.
+
         Raises:
             SimulationError: the state has another length or is not finite; nothing changed.
         """
-        self._require_episode()
-        sim, bodies = self.sim, self._fixture_bodies()
+        raw, sim, bodies = self.raw, self.sim, self._fixture_bodies()
         values = np.asarray(state, dtype=np.float64)
         split = 1 + sim.model.nq + sim.model.nv
         expected = split + 7 * len(bodies)
@@ -262,6 +267,10 @@ class LiberoEnv:
         sim.model.body_quat[bodies] = quaternions.reshape(-1, 4)
         sim.set_state_from_flattened(values[:split])
         sim.forward()
+        # read the sensors directly: an update of the observables would shift robosuite's sampling clock
+        self._observations = {name: raw._observables[name]._sensor({}) for name in ROBOT_SENSORS}
+        self._frame_is_current = False
+        self._steps = self._steps or 0
 
     def _fixture_bodies(self) -> list[int]:
         raw = self.raw
@@ -272,6 +281,7 @@ class LiberoEnv:
         """Free the simulation and its OpenGL context; can be called twice."""
         if self._raw is None:
             return
+        atexit.unregister(self._at_exit)
         raw, self._raw = self._raw, None
         self._steps = None
         self._observations = {}
@@ -288,14 +298,23 @@ class LiberoEnv:
         self.close()
 
 
+def _close_left_open(environment: weakref.ref[LiberoEnv]) -> None:
+    left_open = environment()
+    if left_open is not None:
+        left_open.close()
+
+
 def _create(envs: Any, bddl_file: str, image_size: int, render: bool) -> Any:
     """The environment that LIBERO's OffScreenRenderEnv would wrap, rendering on demand."""
     from libero.libero.envs import bddl_utils
     from robosuite import load_controller_config
 
+    # imports mujoco, which must come after the choice of an OpenGL back end
+    from sim_bridge.libero_sim import simulation_class
+
     problem = envs.TASK_MAPPING[bddl_utils.get_problem_info(bddl_file)["problem_name"]]
     with _seeded(0):
-        return on_demand_class(problem)(
+        simulation = simulation_class(problem)(
             bddl_file,
             robots=["Panda"],
             controller_configs=load_controller_config(default_controller="OSC_POSE"),
@@ -311,27 +330,9 @@ def _create(envs: Any, bddl_file: str, image_size: int, render: bool) -> Any:
             camera_heights=image_size,
             camera_widths=image_size,
         )
-
-
-def _place(raw: Any, samplers: int) -> None:
-    """robosuite's reset, again when its sampler found no room for an object (as LIBERO's wrapper does).
-
-    Args:
-        raw: robosuite's environment.
-        samplers: number of drawer and knob samplers that it had when it was created.
-    """
-    from robosuite.utils.errors import RandomizationError
-
-    for _ in range(100):
-        # each reset appends those samplers once more, and their number shifts every random draw after them: without
-        # this, the second episode of an environment would differ from the first
-        del raw.object_property_initializers[samplers:]
-        try:
-            raw.reset()
-            return
-        except RandomizationError:
-            continue
-    raise SimulationError("placement: expected room for every object, found none in 100 draws; use another seed")
+    if render:
+        release_context()
+    return simulation
 
 
 def _checked_action(action: ArrayLike) -> NDArray[np.float64]:

@@ -1,13 +1,13 @@
 """Camera sensors that render only the frames that will be read.
 
 Rendering two cameras takes ten times as long as a control step of physics, and a policy that executes chunks of 8 reads one
-frame in eight. robosuite decides when, inside a control step, a camera is sampled; that moment is kept, so a frame is
-identical to that of plain rendering. (Rendering after the step instead would show a later moment than the one that
-published evaluations show.)
+frame in eight. robosuite decides when, inside a control step, a camera is sampled (2 ms before its end after a canonical
+reset); that moment is kept, so a frame is identical to that of plain rendering.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 Sensor = Callable[[dict[str, Any]], NDArray[np.uint8]]
 
+_one_at_a_time = threading.Lock()
+
 
 class RenderOnDemand:
     """Mixin placed before a robosuite environment class.
 
-    Set `render_due` before `step` or a forced update of the observables; the cameras then render when robosuite samples
-    them. Otherwise their sensors return the frame rendered last (black before the first).
+    Set `render_due` before a step; its cameras then render when robosuite samples them. Otherwise their sensors return the
+    frame rendered last (black before the first). Several environments may render in one process, and from any thread.
     """
 
     render_due = False
@@ -30,7 +32,7 @@ class RenderOnDemand:
     def _create_camera_sensors(
         self, cam_name: str, cam_w: int, cam_h: int, cam_d: bool, cam_segs: Any, modality: str = "image"
     ) -> tuple[list[Sensor], list[str]]:
-        # robosuite also samples every sensor once or twice while it builds its observables: nothing is due then
+        # robosuite also samples every sensor once while it builds its observables: nothing is due then
         sensors, names = super()._create_camera_sensors(  # type: ignore[misc]
             cam_name, cam_w=cam_w, cam_h=cam_h, cam_d=cam_d, cam_segs=cam_segs, modality=modality
         )
@@ -42,21 +44,37 @@ class RenderOnDemand:
         def frame(obs_cache: dict[str, Any]) -> NDArray[np.uint8]:
             nonlocal last
             if self.render_due:
-                # robosuite makes its context current only when it creates it: a second environment would draw into it
-                self.sim._render_context_offscreen.gl_ctx.make_current()
-                last = sensor(obs_cache)
+                with _one_at_a_time:
+                    # robosuite makes its context current only once, when it creates it: another environment, or another
+                    # thread, would draw into the wrong one
+                    self.sim._render_context_offscreen.gl_ctx.make_current()
+                    last = sensor(obs_cache)
+                    release_context()
             return last
 
         frame.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
         return frame
 
+    def close(self) -> None:
+        """Free the simulation and its OpenGL objects, which takes the context they live in."""
+        with _one_at_a_time:
+            context = self.sim._render_context_offscreen if self.sim is not None else None
+            if context is not None:
+                context.gl_ctx.make_current()
+            del context
+            super().close()  # type: ignore[misc]
 
-def on_demand_class(environment: type, cache: dict[type, type] = {}) -> type:  # noqa: B006
-    """The subclass of a robosuite environment class that renders on demand."""
-    if environment not in cache:
-        # LIBERO checks that the class has the name of the problem in the task file
-        cache[environment] = type(environment)(environment.__name__, (RenderOnDemand, environment), {})
-    return cache[environment]
+
+def release_context() -> None:
+    """Take the current OpenGL context from this thread, so that another may use it. OSMesa's are free anyway."""
+    from robosuite.utils import binding_utils
+
+    if binding_utils._MUJOCO_GL != "egl":
+        return
+    from robosuite.renderers.context import egl_context
+
+    egl = egl_context.EGL
+    egl.eglMakeCurrent(egl_context.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
 
 
 def upright(frames: Mapping[str, NDArray[np.uint8]], camera: str) -> NDArray[np.uint8]:
