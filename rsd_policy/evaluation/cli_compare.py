@@ -14,8 +14,8 @@ def main(argv: list[str]) -> int:
     """Run `rsd compare` with these arguments. Returns 0, or 2 when the results cannot be compared."""
     parser = argparse.ArgumentParser(
         prog="rsd compare",
-        description="Compare run B with the reference A over the episodes both have finished. Writes comparison.json and "
-        "comparison.html into B; when A is a baseline run, B's summary and report get their speed-up.",
+        description="Compare run B with the reference A over the episodes both have finished. Writes comparison.json "
+        "and comparison.html into B; when A is a baseline run, B's summary and report get their speed-up.",
     )
     parser.add_argument("a", type=Path, metavar="A", help="result directory of the reference, e.g. mode baseline")
     parser.add_argument("b", type=Path, metavar="B", help="result directory of the run that is compared")

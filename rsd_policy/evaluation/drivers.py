@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from rsd_policy.evaluation.protocol import EXPERT, EvalConfig
 from rsd_policy.observation import ActionChunk, ChunkStats
 from sim_bridge.libero_env import LiberoEnv
+
+if TYPE_CHECKING:
+    from rsd_policy.engine.inference import Mode
 
 
 class Driver(Protocol):
@@ -29,14 +32,10 @@ class EngineDriver:
 
     needs_images = True
 
-    def __init__(self, policy: str, mode: str, device: str, threads: int | None = None) -> None:
-        import torch  # here, so that only the process that infers pays for it
+    def __init__(self, policy: str, mode: str, device: str) -> None:
+        from rsd_policy import RSDInferenceEngine, load_policy  # imports torch: only in the process that infers
 
-        from rsd_policy import RSDInferenceEngine, load_policy
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._engine = RSDInferenceEngine(load_policy(policy), mode=mode, device=device)
+        self._engine = RSDInferenceEngine(load_policy(policy), mode=cast("Mode", mode), device=device)
 
     def reset(self, env: LiberoEnv) -> None:
         self._engine.reset()
@@ -68,8 +67,8 @@ class ExpertDriver:
         return ActionChunk(actions=np.asarray(action, np.float32)[None], stats=stats)
 
 
-def make_driver(config: EvalConfig, threads: int | None = None) -> Driver:
-    """Load what drives the episodes of `config`, with so many torch threads (None: torch's choice).
+def make_driver(config: EvalConfig) -> Driver:
+    """Load what drives the episodes of `config`.
 
     Raises:
         CheckpointError: the checkpoint is missing, altered, or of another architecture.
@@ -77,4 +76,4 @@ def make_driver(config: EvalConfig, threads: int | None = None) -> Driver:
     if config.policy == EXPERT:
         return ExpertDriver()
     assert config.mode is not None and config.device is not None
-    return EngineDriver(config.policy, config.mode, config.device, threads)
+    return EngineDriver(config.policy, config.mode, config.device)

@@ -23,8 +23,9 @@ h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;b
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #e8ebf0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr.all td{font-weight:600}
 .big{font-size:2.2rem;font-weight:650}.muted{color:#667085}.error{color:#b42318}
-.cards{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}.card{border:1px solid #d9dee6;border-radius:.5rem;padding:.6rem 1rem}
-figure{margin:1rem 0}svg{max-width:100%;height:auto}
+.cards{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}
+.card{border:1px solid #d9dee6;border-radius:.5rem;padding:.6rem 1rem}
+figure{margin:1rem 0}svg{width:100%;height:auto}
 .videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(19rem,1fr));gap:1rem}video{width:100%}
 details{margin:.6rem 0}pre{background:#f5f7fa;padding:.7rem;overflow:auto;font-size:13px}
 """
@@ -66,7 +67,8 @@ def render(summary: dict[str, Any], episodes: Sequence[EpisodeResult], directory
     sections += [_videos(finished, directory), "<h2>Episodes</h2>", _episodes(finished, directory)]
     sections += ["<h2>Versions and hardware</h2>", _block(summary["versions"]), _block(summary["hardware"])]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
-    return f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
+    body = "".join(sections)
+    return f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n"
 
 
 def _setting(summary: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     phi = 0.0
     if margins:
-        numerator = both * neither - only_a * only_b
+        numerator: float = both * neither - only_a * only_b
         if numerator > 0:
             numerator = max(numerator - n / 2, 0)
         phi = numerator / math.sqrt(margins)

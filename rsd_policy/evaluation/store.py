@@ -151,8 +151,8 @@ class ResultStore:
                 raise StoreError(f"{spec} is already finished ({before[0]}); it is not overwritten")
             self._db.execute(f"DELETE FROM episodes WHERE {where}", key)
             cursor = self._db.execute(
-                "INSERT INTO episodes (run, suite, task, trial, seed, instruction, outcome, steps, actions, wall_s, error,"
-                " finished) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO episodes (run, suite, task, trial, seed, instruction, outcome, steps, actions, wall_s,"
+                " error, finished) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 (self._run_id, *key, result.instruction, result.outcome, result.steps,
                  result.actions.astype("<f4").tobytes(), result.wall_s, result.error, _now()),
             )  # fmt: skip

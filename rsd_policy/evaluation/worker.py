@@ -1,7 +1,8 @@
 """Body of a worker process: loads the policy once, keeps the environment of one task, and runs jobs until told to stop.
 
-Speaks with `workers.py` over a pipe. Receives `Job`s; sends ("ready",), ("refused", error), ("step", step, inference_ms),
-("result", EpisodeResult) and ("video", error text or None). A parent that is gone ends it: the pipe is closed then.
+Speaks with `workers.py` over a pipe. Receives `Job`s; sends ("ready",), ("refused", error), ("step", step,
+inference_ms), ("result", EpisodeResult) and ("video", error text or None). A parent that is gone ends it: the pipe is
+closed then.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ class Job:
         return f"video of {self.spec}" if self.replay else str(self.spec)
 
 
-def work(connection: Connection, config: EvalConfig, directory: Path, log: Path, threads: int, video: bool) -> None:
+def work(connection: Connection, config: EvalConfig, directory: Path, log: Path, video: bool) -> None:
     """Run jobs until the parent hangs up.
 
     Args:
         directory: where videos go.
         log: what the simulator and its libraries print goes here: it must not tear the progress display.
-        threads: for torch.
         video: jobs may ask for videos, so environments need a renderer even when the driver reads no image.
     """
     output = log.open("w")
@@ -49,7 +49,7 @@ def work(connection: Connection, config: EvalConfig, directory: Path, log: Path,
     faulthandler.enable()
     try:
         try:
-            driver = make_driver(config, threads)
+            driver = make_driver(config)
         except RSDError as error:
             connection.send(("refused", error))
             return

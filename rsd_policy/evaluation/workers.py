@@ -53,7 +53,7 @@ def run_in_workers(
     """Run the jobs; every finished episode is recorded at once, and is followed by its video when `video` is set.
 
     An episode that raises is recorded as an error and the next one is run. A worker that dies or hangs takes no
-    further job; the others finish what is left.
+    further job; the others finish what is left. What the workers printed (worker-*.log) is kept when there are errors.
 
     Raises:
         CheckpointError, SetupError: a worker could not load the policy.
@@ -87,8 +87,9 @@ def run_in_workers(
         _end(crew)
     if failures:
         raise EpisodeError("; ".join(failures))
-    for log in recorder.store.directory.glob("worker-*.log"):
-        log.unlink()
+    if not any(result.outcome == ERROR for result in recorder.store.episodes()):
+        for log in recorder.store.directory.glob("worker-*.log"):
+            log.unlink()
 
 
 def _assign(worker: _Worker, queue: list[Job], crew: Sequence[_Worker], recorder: Recorder) -> None:
@@ -151,11 +152,13 @@ def _blame(worker: _Worker, problem: str, recorder: Recorder, failures: list[str
 def _start(config: EvalConfig, directory: Path, index: int, workers: int, video: bool) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     log = directory / f"worker-{index}.log"
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    # One worker has the machine to itself, as the policy node has: equal thread counts give equal sums, bit for bit.
+    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = {name: str(share) for name in _THREAD_VARIABLES} if workers > 1 else {}
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(theirs, config, directory, log, threads, video), name=f"rsd-eval-{index}", daemon=True
+        target=work, args=(theirs, config, directory, log, video), name=f"rsd-eval-{index}", daemon=True
     )
-    with _environment({name: str(threads) for name in _THREAD_VARIABLES}), _blocked_interrupt():
+    with _environment(threads), _blocked_interrupt():
         process.start()
     theirs.close()
     return _Worker(process, ours, log)

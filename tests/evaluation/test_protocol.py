@@ -51,7 +51,9 @@ def test_refusals_say_what_is_allowed(fields: dict, expected: str) -> None:
 
 
 def test_the_expert_has_neither_mode_nor_device() -> None:
-    assert EvalConfig(policy="expert", mode="gated", device="cuda") == EvalConfig(policy="expert", mode=None, device=None)
+    assert EvalConfig(policy="expert", mode="gated", device="cuda") == EvalConfig(
+        policy="expert", mode=None, device=None
+    )
 
 
 def test_config_survives_json_and_names_differences() -> None:

@@ -22,8 +22,9 @@ Make = Callable[..., EpisodeResult]
 Open = Callable[..., ResultStore]
 
 DESIGN_FIELDS = {
-    "suite", "policy", "mode", "clock", "episodes", "successes", "success_rate", "success_ci95", "per_task", "latency_ms",
-    "first_action_ms", "draft_acceptance_rate", "skip_rate", "audit", "speedup_vs_baseline", "errors", "versions", "hardware",
+    "suite", "policy", "mode", "clock", "episodes", "successes", "success_rate", "success_ci95", "per_task",
+    "latency_ms", "first_action_ms", "draft_acceptance_rate", "skip_rate", "audit", "speedup_vs_baseline", "errors",
+    "versions", "hardware",
 }  # fmt: skip
 
 
@@ -128,9 +129,7 @@ def test_compare_pairs_common_episodes_and_gives_the_speed_up(
     assert "7 common episodes" in capsys.readouterr().out
 
 
-def test_incomparable_runs_are_refused(
-    open_run: Open, make_result: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_incomparable_runs_are_refused(open_run: Open, make_result: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = _pair(open_run, make_result, suite="libero_goal")
     assert cli_compare.main([str(a), str(b)]) == 2
     assert "suite libero_object" in capsys.readouterr().err
