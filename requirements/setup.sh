@@ -242,6 +242,8 @@ python_packages() {
     local pip=(env -u PYTHONPATH -u LD_LIBRARY_PATH PYTHONNOUSERSITE=1 "$venv/bin/python" -m pip install --disable-pip-version-check)
     local hint="the network or the package index failed? call again: what was downloaded is kept"
     # shellcheck disable=SC2046
+    run "pip" "${pip[@]}" $(grep -E '^(pip|setuptools|wheel)==' "$root/requirements/lock.txt") || die 3 "$hint"
+    # shellcheck disable=SC2046
     run "torch" "${pip[@]}" --no-deps $(torch_options) "$(grep '^torch==' "$root/requirements/lock.txt")" || die 3 "$hint"
     run "all packages" "${pip[@]}" "${locks[@]}" || die 3 "$hint"
     if [ "$kind" = wheels ]; then

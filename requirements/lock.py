@@ -1,0 +1,90 @@
+"""Writes lock.txt and ros-wheels.txt from direct.txt and ros-direct.txt. For maintainers: the set-up only reads them.
+
+    python3 requirements/lock.py python3.11 python3.12 python3.10
+
+Each interpreter resolves with pip (nothing is installed). The first one decides the versions; another one takes the
+same version where it can, and gets a line with a marker where it cannot. A CPU build of torch is not named: pip takes it
+by itself where an index offers it, and the CUDA packages that the other build needs are pinned by torch's own metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NOT_LOCKED = re.compile(r"nvidia-|cuda-|triton$")
+HEADER = "# Pinned closure of {source} for Python 3.10-3.12; written by lock.py, do not edit.\n"
+
+
+def canonical(name: str) -> str:
+    """Package name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def resolve(python: str, constraints: dict[str, str]) -> dict[str, str]:
+    """Package -> version of both direct lists, with the constraints that this interpreter can satisfy."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([python, "-m", "venv", f"{folder}/venv"], check=True)
+        pip = [f"{folder}/venv/bin/python", "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--quiet", "--upgrade", "pip"], check=True)
+        usable = dict(constraints)
+        while True:
+            pins = Path(folder, "constraints.txt")
+            pins.write_text("".join(f"{name}=={version}\n" for name, version in usable.items()))
+            command = [*pip, "install", "--dry-run", "--ignore-installed", "--report", f"{folder}/report.json"]
+            command += ["-c", str(pins), "-r", str(HERE / "direct.txt"), "-r", str(HERE / "ros-direct.txt")]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode == 0:
+                break
+            refused = {name for name in usable if re.search(rf"[ (]{re.escape(name)}==", done.stderr, re.IGNORECASE)}
+            if not refused:
+                raise SystemExit(f"{python}: no resolution:\n{done.stderr}")
+            print(f"{python}: other versions for {', '.join(sorted(refused))}")
+            for name in refused:
+                del usable[name]
+        report = json.loads(Path(folder, "report.json").read_text())
+    found = {canonical(item["metadata"]["name"]): item["metadata"]["version"] for item in report["install"]}
+    return {name: version.split("+")[0] for name, version in found.items() if not NOT_LOCKED.match(name)}
+
+
+def merge(resolved: dict[str, dict[str, str]]) -> list[str]:
+    """Lock lines of "3.x" -> package -> version; a marker on those that are not the same for all."""
+    lines = []
+    for name in sorted({name for versions in resolved.values() for name in versions}):
+        users: dict[str, list[str]] = {}
+        for python, versions in resolved.items():
+            if name in versions:
+                users.setdefault(versions[name], []).append(python)
+        for version, pythons in users.items():
+            marker = " or ".join(f'python_version == "{python}"' for python in sorted(pythons, key=_minor))
+            lines.append(f"{name}=={version}" + ("" if len(pythons) == len(resolved) else f" ; {marker}"))
+    return lines
+
+
+def _minor(python: str) -> int:
+    return int(python.split(".")[1])
+
+
+def main(pythons: list[str]) -> None:
+    """Resolve for every interpreter and write both locks."""
+    resolved: dict[str, dict[str, str]] = {}
+    first: dict[str, str] = {}
+    for python in pythons:
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        version = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+        resolved[version] = resolve(python, first)
+        first = first or resolved[version]
+    lines = merge(resolved)
+    ros = [line for line in lines if line.startswith("ros-")]
+    (HERE / "ros-wheels.txt").write_text(HEADER.format(source="ros-direct.txt") + "\n".join(ros) + "\n")
+    rest = [line for line in lines if line not in ros]
+    (HERE / "lock.txt").write_text(HEADER.format(source="direct.txt") + "\n".join(rest) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["python3"])
