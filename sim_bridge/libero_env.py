@@ -1,7 +1,8 @@
 """A LIBERO task as an environment with the protocol of published evaluations.
 
-256x256 images of two cameras turned by 180 degrees, fixtures placed with a seed (0 in published evaluations), a canonical
-initial state, 10 wait steps, then at most `max_steps` control steps at 20 Hz; the task's own predicate says success.
+256x256 images of two cameras turned by 180 degrees, fixtures placed with a seed (0 in published evaluations), a
+canonical initial state, 10 wait steps, then at most `max_steps` control steps at 20 Hz; the task's own predicate says
+success.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ class LiberoEnv:
         """Start an episode: place everything, wait 10 steps, render one frame.
 
         Args:
-            init_state: canonical initial state 0 .. num_init_states - 1, or None for a random placement drawn from `seed`.
+            init_state: canonical initial state 0 .. num_init_states - 1, or None for a random placement drawn from
+                `seed`.
             seed: draws the fixtures' places (and, for a random placement, everything else's); published evaluations: 0.
 
         Raises:
@@ -232,8 +234,10 @@ class LiberoEnv:
     def robot_state(self) -> RobotState:
         """State of the robot after the last step; never needs rendering."""
         steps = self._require_episode()
-        values = [np.array(self._observations[name], dtype=np.float64) for name in ROBOT_SENSORS]
-        return RobotState(*values, stamp=steps * self.control_dt)
+        position, quaternion, joints, gripper = (
+            np.array(self._observations[name], dtype=np.float64) for name in ROBOT_SENSORS
+        )
+        return RobotState(position, quaternion, joints, gripper, stamp=steps * self.control_dt)
 
     def privileged_state(self) -> NDArray[np.float64]:
         """Everything that places the bodies: time, joint positions and velocities, then position [3] and quaternion [4]

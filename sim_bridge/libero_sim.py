@@ -3,10 +3,10 @@
 Three things of robosuite 1.4 are replaced. Measured on one CPU core, for libero_spatial:
 
 - *One physics pass per substep.* robosuite computes the forward dynamics three times in each 2 ms substep: before the
-  controller, inside it, and in `mj_step`. MuJoCo offers the two halves apart: `mj_step1` gives the controller positions and
-  velocities, `mj_step2` goes on from there with the torques. States, sensor values and contacts are bit-identical
+  controller, inside it, and in `mj_step`. MuJoCo offers the two halves apart: `mj_step1` gives the controller positions
+  and velocities, `mj_step2` goes on from there with the torques. States, sensor values and contacts are bit-identical
   (tests/sim_bridge/test_libero_exactness.py); a control step takes about half the time.
-- *Reset without loading the model again.* What a reset of robosuite changes in the model is put back instead (7 s -> 30 ms).
+- *Reset without loading the model again.* What an episode changes in the model is put back instead (1-7 s -> 30 ms).
 - *Rendering on demand* (render_on_demand.py).
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import mujoco
@@ -25,7 +25,7 @@ from rsd_policy.errors import SimulationError
 from sim_bridge.render_on_demand import RenderOnDemand
 
 _CHANGED_BY_EPISODES = ("body_pos", "body_quat", "site_rgba")
-"""Fields of the model that LIBERO writes: fixtures are placed by moving their bodies, and a lit burner is a visible site."""
+"""Fields of the model that LIBERO writes: fixtures are placed by moving bodies, a lit burner is a visible site."""
 
 _UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
@@ -40,13 +40,13 @@ class ExactFastSimulation(RenderOnDemand):
         super().__init__(bddl_file, hard_reset=False, **options)
         self._samplers = list(self.object_property_initializers)
         for name, observable in self._observables.items():
-            # the poses of objects are computed from `sim` by who may know them; as observations they cost a tenth of a step
+            # poses of objects are taken from `sim` by who may know them; as observations they cost a tenth of a step
             if not name.startswith("robot0_") and observable.modality != "image":
                 observable.set_enabled(False)
                 observable.set_active(False)
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
-        super()._initialize_sim(xml_string)  # type: ignore[misc]
+        super()._initialize_sim(xml_string)
         self._loaded = {name: getattr(self.sim.model, name).copy() for name in _CHANGED_BY_EPISODES}
 
     def place(self) -> dict[str, Any]:
@@ -66,11 +66,11 @@ class ExactFastSimulation(RenderOnDemand):
         for attempt in range(100):
             for name, values in self._loaded.items():
                 getattr(self.sim.model, name)[:] = values
-            # robosuite's own reset loads the model, which appends the samplers of drawers and knobs once more, and their
-            # number shifts every random draw after them: the first reset of a fresh environment sees each of them twice
+            # robosuite's own reset loads the model, which appends the samplers of drawers and knobs once more, and
+            # their number shifts every random draw after them: the first reset of a fresh environment has each twice
             self.object_property_initializers = self._samplers * (attempt + 2)
             try:
-                observations: dict[str, Any] = super().reset()  # type: ignore[misc]
+                observations: dict[str, Any] = super().reset()
                 return observations
             except RandomizationError:
                 continue
@@ -113,7 +113,7 @@ def _instabilities(data: Any) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _no_forward(sim: Any) -> Iterator[None]:
-    """While this is active, `sim.forward()` does nothing: the controller calls it on a state that is already computed."""
+    """Make `sim.forward()` do nothing meanwhile: the controller calls it on a state that is already computed."""
     sim.forward = lambda: None
     try:
         yield
@@ -121,7 +121,7 @@ def _no_forward(sim: Any) -> Iterator[None]:
         del sim.forward
 
 
-@lru_cache(maxsize=None)
+@cache
 def simulation_class(problem: type) -> type:
     """The fast subclass of a LIBERO problem class. It keeps the name, which LIBERO compares with the task file's."""
     return type(problem)(problem.__name__, (ExactFastSimulation, problem), {})

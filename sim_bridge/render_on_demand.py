@@ -1,29 +1,34 @@
 """Camera sensors that render only the frames that will be read.
 
-Rendering two cameras takes ten times as long as a control step of physics, and a policy that executes chunks of 8 reads one
-frame in eight. robosuite decides when, inside a control step, a camera is sampled (2 ms before its end after a canonical
-reset); that moment is kept, so a frame is identical to that of plain rendering.
+Rendering two cameras takes ten times as long as a control step of physics, and a policy that executes chunks of 8 reads
+one frame in eight. robosuite decides when, inside a control step, a camera is sampled (2 ms before its end after a
+canonical reset); that moment is kept, so a frame is identical to that of plain rendering.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    _Environment = Any
+else:
+    _Environment = object
 
 Sensor = Callable[[dict[str, Any]], NDArray[np.uint8]]
 
 _one_at_a_time = threading.Lock()
 
 
-class RenderOnDemand:
+class RenderOnDemand(_Environment):
     """Mixin placed before a robosuite environment class.
 
-    Set `render_due` before a step; its cameras then render when robosuite samples them. Otherwise their sensors return the
-    frame rendered last (black before the first). Several environments may render in one process, and from any thread.
+    Set `render_due` before a step; its cameras then render when robosuite samples them. Otherwise their sensors return
+    the frame rendered last (black before the first). Several environments may render in one process, from any thread.
     """
 
     render_due = False
@@ -33,7 +38,7 @@ class RenderOnDemand:
         self, cam_name: str, cam_w: int, cam_h: int, cam_d: bool, cam_segs: Any, modality: str = "image"
     ) -> tuple[list[Sensor], list[str]]:
         # robosuite also samples every sensor once while it builds its observables: nothing is due then
-        sensors, names = super()._create_camera_sensors(  # type: ignore[misc]
+        sensors, names = super()._create_camera_sensors(
             cam_name, cam_w=cam_w, cam_h=cam_h, cam_d=cam_d, cam_segs=cam_segs, modality=modality
         )
         return [self._on_demand(sensor, (cam_h, cam_w, 3)) for sensor in sensors], names
@@ -62,7 +67,7 @@ class RenderOnDemand:
             if context is not None:
                 context.gl_ctx.make_current()
             del context
-            super().close()  # type: ignore[misc]
+            super().close()
 
 
 def release_context() -> None:
