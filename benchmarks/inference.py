@@ -77,16 +77,16 @@ def measure(policy_name: str, device: str, threads: int, chunks: int) -> dict[st
     observations = frames(8)
     measured: dict[str, list[ActionChunk]] = {mode: [] for mode in engines}
     for index in range(WARM_UP + chunks):
-        for mode, engine in engines.items():
+        for name, engine in engines.items():
             chunk = engine.infer(observations[index % len(observations)])
             if index >= WARM_UP:
-                measured[mode].append(chunk)
+                measured[name].append(chunk)
     baseline = [[chunk.stats.total_ms] for chunk in measured["baseline"]]
     return {
         "policy": policy_name,
         "threads": threads,
         "chunks": chunks,
-        "modes": {mode: _figures(rows, baseline) for mode, rows in measured.items()},
+        "modes": {name: _figures(rows, baseline) for name, rows in measured.items()},
         "not_measured": not_measured,
         "versions": provenance.versions(),
         "hardware": provenance.hardware(device),

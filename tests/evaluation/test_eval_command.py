@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -15,8 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
+from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation import cli_eval
+from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
+from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.store import DATABASE, ResultStore
+from rsd_policy.evaluation.worker import Job
+from rsd_policy.evaluation.workers import run_in_workers
 
 RUN = "import sys; from rsd_policy.evaluation.cli_eval import main; sys.exit(main(sys.argv[1:]))"
 EXPERT = ["--policy", "expert", "--task-suite", "libero_object", "--tasks", "0", "--no-ros"]
@@ -112,6 +118,46 @@ def test_killed_worker_then_interrupt_then_resume(tmp_path: Path) -> None:
     assert _finished(out)[0, 0] == before
     assert _finished(out)[0, 1][0] == "success"
     assert not list(out.glob("worker-*.log"))
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path: Path) -> None:
+    command = _Command(tmp_path / "out")
+    worker = command.worker()
+    command.process.kill()
+    command.process.communicate()
+    for _ in range(600):
+        if not Path(f"/proc/{worker}").exists():
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlived the command")
+    with ResultStore.open_results(tmp_path / "out") as store:  # unlocked and readable
+        assert len(store.pending()) == 2
+
+
+def test_a_wedged_worker_is_ended_and_its_episode_named(tmp_path: Path) -> None:
+    config = EvalConfig(suite="libero_object", tasks=(0,), policy="expert", ros=False)
+    stopped: list[int] = []
+
+    class Stopping(Recorder):
+        def stepped(self, spec: EpisodeSpec, step: int, inference_ms: float | None = None) -> None:
+            """Freeze the worker in the middle of its episode, as a hung driver would."""
+            if not stopped:
+                (process,) = multiprocessing.active_children()
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGSTOP)
+                stopped.append(process.pid)
+
+    with (
+        Stopping(tmp_path / "out", config) as recorder,
+        pytest.raises(EpisodeError, match=r"libero_object task 0 trial 0: worker .* reported nothing for 30 s"),
+    ):
+        jobs = [Job(spec) for spec in recorder.pending()]
+        run_in_workers(config, recorder, jobs, workers=1, video=False, stall_timeout_s=30.0)
+    assert stopped
+    assert not Path(f"/proc/{stopped[0]}").exists()
+    assert {outcome for outcome, _ in _finished(tmp_path / "out").values()} == {"error"}
 
 
 class _Command:
