@@ -20,20 +20,23 @@ PALM_HALF = (0.104, 0.032)
 MAX_WIDTH = 0.066
 """Widest object taken across, m: 1 cm less than the open fingers are apart."""
 
-RIM_DEPTH = 0.016
+RIM_DEPTH = 0.015
 """How far the site goes below a rim, m: the pads are 16 mm high."""
 
 TOP_DEPTH = 0.026
 """How far the site goes below the top of an object taken across, m: 5 mm less than the palm allows."""
 
-CLEARANCE = 0.003
+CLEARANCE = 0.002
 """Room that an open hand needs around it to count as free, m."""
 
 ALONG_SHIFTS = (0.0, 0.012, -0.012, 0.024, -0.024)
 """Places along the side of an object taken across, from its middle, m, best first."""
 
-RIM_ANGLES = tuple(np.deg2rad((90, -90, 60, -60, 120, -120, 30, -30, 150, -150, 0, 180)))
+RIM_ANGLES = tuple(np.deg2rad((90, -90, 0, 180, 60, -60, 120, -120, 30, -30, 150, -150)))
 """Places on a rim, seen from the bowl's centre, best first: at +-90 degrees (world y) the hand need not turn."""
+
+RIM_SHIFTS = (0.0, 0.008, 0.016)
+"""How far inwards of the rim the hand is centred, m, best first: inwards the outer finger needs less room."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _across(points: Array) -> list[tuple[Array, float]]:
 def _rim(points: Array) -> list[tuple[Array, float]]:
     """Poses (site, angle) astride the rim of a bowl."""
     top = points[:, 2].max()
-    rim = points[points[:, 2] > top - 1.5 * RIM_DEPTH]
+    rim = points[points[:, 2] > top - 3 * RIM_DEPTH]
     centre = (rim[:, :2].max(axis=0) + rim[:, :2].min(axis=0)) / 2
     radial = rim[:, :2] - centre
     bearing = np.arctan2(radial[:, 1], radial[:, 0])
@@ -107,9 +110,14 @@ def _rim(points: Array) -> list[tuple[Array, float]]:
         direction = np.array([np.cos(angle), np.sin(angle)])
         sector = np.abs((bearing - angle + np.pi) % (2 * np.pi) - np.pi) < np.deg2rad(20)
         if np.any(sector):
-            radius = float(np.median(np.linalg.norm(radial[sector], axis=1)))
-            site = np.append(centre + direction * radius, top - RIM_DEPTH)
-            result.append((site, float(angle % np.pi)))
+            # a bowl may lie tilted: its rim is lower here than there, and the palm must stay above all of it
+            here = rim[sector, 2].max()
+            height = max(here - RIM_DEPTH, top - PALM_ABOVE + 0.004)
+            upper = sector & (rim[:, 2] > here - 1.5 * RIM_DEPTH)
+            radius = float(np.median(np.linalg.norm(radial[upper], axis=1)))
+            for shift in RIM_SHIFTS:
+                site = np.append(centre + direction * (radius - shift), height)
+                result.append((site, float(angle % np.pi)))
     return result
 
 

@@ -270,8 +270,10 @@ def _turn(scene: Scene, angle: float) -> Array:
     reach = scene.hand_position()[:2] - scene.base_position()[:2]
     distance = float(np.linalg.norm(reach))
     lean = float(np.clip(LEAN_RATE * (distance - LEAN_FROM), 0.0, MAX_LEAN))
-    down = np.append(np.sin(lean) * reach / distance, -np.cos(lean))
     fingers = np.array([np.cos(angle), np.sin(angle), 0.0])
+    # leaning along the fingers' opening would put one finger lower than the other
+    lean *= 1.0 - abs(float(fingers[:2] @ reach)) / distance
+    down = np.append(np.sin(lean) * reach / distance, -np.cos(lean))
     fingers -= fingers @ down * down
     fingers /= np.linalg.norm(fingers)
     wanted = np.stack([fingers, np.cross(down, fingers), down], axis=1)
