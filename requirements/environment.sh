@@ -49,7 +49,9 @@ rsd_without_ros() {
 rsd_stamp() {
     local files=("$root"/requirements/*.txt "$root"/requirements/*.sh "$root"/ros2_ws/src/rsd_msgs/{CMakeLists.txt,package.xml}
         "$root"/ros2_ws/src/rsd_msgs/{msg,srv,action}/* "$root"/setup.py "$root"/setup.cfg "$root"/package.xml)
-    { cat "${files[@]}"; echo "$root $(rsd_ros_kind)"; } | sha256sum | cut -c1-64
+    # launch files and configurations are links to the sources: only which ones there are matters
+    local linked=("$root"/launch/*.py "$root"/config/*.yaml)
+    { cat "${files[@]}"; echo "$root $(rsd_ros_kind) ${linked[*]}"; } | sha256sum | cut -c1-64
 }
 
 # Exports what nodes and commands run in. Children must inherit it whole.

@@ -3,8 +3,8 @@
     python3 requirements/lock.py python3.11 python3.12 python3.10
 
 Each interpreter resolves with pip (nothing is installed). The first one decides the versions; another one takes the
-same version where it can, and gets a line with a marker where it cannot. A CPU build of torch is not named: pip takes it
-by itself where an index offers it, and the CUDA packages that the other build needs are pinned by torch's own metadata.
+same version where it can, and gets a line with a marker where it cannot. A CPU build of torch is not named: pip takes
+it by itself where an index offers it. The CUDA packages that the other build needs are pinned by torch's own metadata.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ python_packages() {
     [ "$kind" = system ] || locks+=(-r "$root/requirements/ros-wheels.txt")
     # pip must see this environment only: ROS's PYTHONPATH would make it count packages that are not in it
     local pip=(env -u PYTHONPATH -u LD_LIBRARY_PATH PYTHONNOUSERSITE=1 "$venv/bin/python" -m pip install --disable-pip-version-check)
-    local hint="the network or the package index failed? call again: what was downloaded is kept"
+    local hint="did the network or the package index fail? call again"
     # shellcheck disable=SC2046
     run "pip" "${pip[@]}" $(grep -E '^(pip|setuptools|wheel)==' "$root/requirements/lock.txt") || die 3 "$hint"
     # shellcheck disable=SC2046
