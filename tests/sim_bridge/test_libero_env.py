@@ -1,0 +1,212 @@
+"""LiberoEnv: refusals leave the episode alone, episodes are reproducible, a mirror sees the same scene."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rsd_policy.errors import ActionError, NonFiniteError, SimulationError
+from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
+from sim_bridge.libero_env import LiberoEnv
+
+MOVE = np.array([0.3, -0.2, -0.4, 0.0, 0.1, 0.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[LiberoEnv]:
+    environment = LiberoEnv("libero_goal", 1, render=False)
+    yield environment
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [("libero_spatail", 0), ("libero_spatial", 10), ("libero_spatial", -1), ("libero_90", 90), ("libero_goal", 1.0),
+     ("libero_goal", True)],
+)  # fmt: skip
+def test_unknown_suite_or_task_is_refused(suite: str, task: Any) -> None:
+    with pytest.raises(SimulationError, match="expected"):
+        LiberoEnv(suite, task)
+
+
+@pytest.mark.parametrize("size", [0, -256, 10_000, 256.0])
+def test_unusable_image_size_is_refused(size: Any) -> None:
+    with pytest.raises(SimulationError, match="image_size"):
+        LiberoEnv("libero_spatial", 0, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (np.zeros(6), ActionError),
+        (np.zeros((1, 7)), ActionError),
+        ([0.0] * 6 + ["open"], ActionError),
+        ([0.0, 0.0, 1.001, 0.0, 0.0, 0.0, -1.0], ActionError),
+        ([0.0, np.nan, 0.0, 0.0, 0.0, 0.0, -1.0], NonFiniteError),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.inf], NonFiniteError),
+    ],
+)
+def test_bad_action_is_refused_and_nothing_moves(env: LiberoEnv, action: Any, error: type[Exception]) -> None:
+    env.reset(0)
+    env.step(MOVE, render=False)
+    before, stamp = env.privileged_state(), env.robot_state().stamp
+    with pytest.raises(error):
+        env.step(action, render=False)
+    assert np.array_equal(env.privileged_state(), before)
+    assert env.robot_state().stamp == stamp
+
+
+@pytest.mark.parametrize(
+    ("init_state", "seed"), [(50, 0), (-1, 0), (0.0, 0), (True, 0), (None, -1), (None, 2**32), (0, "0")]
+)
+def test_bad_reset_is_refused_and_the_episode_goes_on(env: LiberoEnv, init_state: Any, seed: Any) -> None:
+    env.reset(0)
+    env.step(MOVE, render=False)
+    before = env.privileged_state()
+    with pytest.raises(SimulationError, match="expected"):
+        env.reset(init_state, seed)
+    assert np.array_equal(env.privileged_state(), before)
+    env.step(MOVE, render=False)
+    assert env.robot_state().stamp == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("state", [np.zeros(3), np.full(200, np.nan)])
+def test_foreign_privileged_state_is_refused(env: LiberoEnv, state: Any) -> None:
+    env.reset(0)
+    before = env.privileged_state()
+    with pytest.raises(SimulationError, match="privileged state"):
+        env.set_privileged_state(state)
+    assert np.array_equal(env.privileged_state(), before)
+
+
+def test_a_frame_that_was_not_rendered_is_refused(env: LiberoEnv) -> None:
+    env.reset(0)
+    env.step(MOVE, render=True)  # no renderer: the request has no effect
+    with pytest.raises(SimulationError, match="rendered"):
+        env.observe()
+
+
+def test_nothing_works_before_reset_or_after_close() -> None:
+    env = LiberoEnv("libero_spatial", 0, render=False)
+    with pytest.raises(SimulationError, match="reset"):
+        env.step(MOVE, render=False)
+    with pytest.raises(SimulationError, match="reset"):
+        env.robot_state()
+    env.close()
+    env.close()
+    with pytest.raises(SimulationError, match="closed"):
+        env.reset(0)
+
+
+def test_random_placements_follow_their_seed(env: LiberoEnv) -> None:
+    """Same seed, same scene; another seed, another scene; never a canonical one; numpy's generator is left alone."""
+    np.random.seed(5)
+    expected_draw = np.random.RandomState(5).random_sample()
+    env.reset(None, seed=11)
+    first = env.privileged_state()
+    env.step(MOVE, render=False)
+    env.reset(None, seed=12)
+    second = env.privileged_state()
+    env.reset(None, seed=11)
+    again = env.privileged_state()
+    assert np.random.random_sample() == expected_draw
+    assert np.array_equal(first, again)
+    robot = 1 + 9  # time, 7 arm and 2 finger joints: their start is the same in every episode
+    assert not np.allclose(first[robot:], second[robot:], atol=1e-3)
+    for init_state in range(5):
+        env.reset(init_state, seed=11)
+        assert not np.allclose(first[robot:], env.privileged_state()[robot:], atol=1e-3)
+
+
+def test_seed_of_a_canonical_episode_places_the_fixtures(env: LiberoEnv) -> None:
+    env.reset(4, seed=0)
+    published = env.privileged_state()
+    env.reset(4, seed=1)
+    other = env.privileged_state()
+    fixtures = 7 * len(env.raw.fixtures_dict)
+    assert not np.array_equal(published[-fixtures:], other[-fixtures:])
+    env.reset(4)
+    assert np.array_equal(env.privileged_state(), published)
+
+
+def test_a_mirror_sees_every_body_where_it_is(env: LiberoEnv) -> None:
+    """The expert plans in a second environment: bodies, sites and fixtures must be exactly where the first has them."""
+    env.reset(None, seed=21)
+    with LiberoEnv("libero_goal", 1, render=False) as mirror:
+        mirror.set_privileged_state(env.privileged_state())  # works without an episode of its own
+        for step in range(12):
+            env.step(MOVE * (-1) ** (step // 6), render=False)
+            mirror.set_privileged_state(env.privileged_state())
+            for name in ("xpos", "xquat", "site_xpos", "geom_xpos"):
+                assert np.array_equal(getattr(mirror.sim.data, name), getattr(env.sim.data, name)), name
+            assert np.array_equal(mirror.privileged_state(), env.privileged_state())
+        hand = mirror.sim.data.site_xpos[mirror.raw.robots[0].eef_site_id]
+        assert np.array_equal(mirror.robot_state().eef_position, hand)
+
+
+def test_two_environments_in_two_threads_render_the_same_episode() -> None:
+    """Same start, same actions: same frames and states, even when both draw in one process, each from its own thread."""
+    records: dict[int, list[Any]] = {0: [], 1: []}
+    environments = [LiberoEnv("libero_object", 2, image_size=128) for _ in records]
+
+    def drive(index: int) -> None:
+        env = environments[index]
+        env.reset(9)
+        records[index].append((env.observe(), env.privileged_state()))
+        for step in range(6):
+            env.step(MOVE, render=step % 3 == 2)
+            if step % 3 == 2:
+                records[index].append((env.observe(), env.privileged_state()))
+
+    threads = [threading.Thread(target=drive, args=(index,)) for index in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for environment in environments:
+        environment.close()
+    assert len(records[0]) == len(records[1]) == 3
+    for (one, one_state), (other, other_state) in zip(*records.values(), strict=True):
+        for camera in ("agentview", "wrist"):
+            assert one.images[camera].std() > 10, "expected a picture, got an empty frame"
+            assert np.array_equal(one.images[camera], other.images[camera])
+        assert np.array_equal(one.proprio, other.proprio)
+        assert np.array_equal(one_state, other_state)
+        assert one.stamp == other.stamp
+
+
+def test_close_frees_the_renderer() -> None:
+    """Environments opened one after another need no more memory than two (measured in a process of its own)."""
+    code = """
+import resource
+from sim_bridge.libero_env import LiberoEnv
+for count in range(1, 6):
+    env = LiberoEnv("libero_object", 0, image_size=64)
+    env.reset(0)
+    env.close()
+    if count == 2:
+        two = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - two) // 1024)
+"""
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 150, f"expected less than 150 MiB more, got {grown.stdout.strip()} MiB"
+
+
+def test_instructions_are_libero_s_own() -> None:
+    """`task.language` of every task of every suite, as LIBERO derives it."""
+    from sim_bridge.libero_assets import import_libero
+
+    import_libero()
+    from libero.libero import benchmark
+
+    for suite in SUITES:
+        for task in range(num_tasks(suite)):
+            spec = task_spec(suite, task)
+            assert spec.instruction == benchmark.grab_language_from_filename(f"{spec.name}.bddl")
+            assert spec.bddl_file.is_file()
