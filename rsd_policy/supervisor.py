@@ -24,6 +24,9 @@ from rsd_policy.bringup import EVAL_CONFIG, NodeSpec, ParameterValue, eval_nodes
 from rsd_policy.errors import EpisodeError, SetupError
 from rsd_policy.evaluation.protocol import MODES, EvalConfig, format_indices
 
+SUPERVISOR_PID = "RSD_SUPERVISOR_PID"
+"""Environment variable that tells a node which process it must not outlive."""
+
 POLL_S = 0.05
 
 GRACE_S = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
@@ -41,7 +44,7 @@ class NodeDiedError(EpisodeError):
 
 
 @dataclass
-class _Process:
+class GraphProcess:
     spec: NodeSpec
     popen: subprocess.Popen[bytes]
     log: Path | None
@@ -85,27 +88,21 @@ def run_graph(specs: Sequence[NodeSpec], *, config: Path | None, logs: Path) -> 
         KeyboardInterrupt: SIGINT or SIGTERM came. By then no process is left.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    processes: list[_Process] = []
-    with _domain() as domain, _signals() as received:
-        environment = os.environ | {
-            "ROS_DOMAIN_ID": str(domain),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
-            "RSD_SUPERVISOR_PID": str(os.getpid()),
-            "PYTHONUNBUFFERED": "1",
-        }
+    processes: list[GraphProcess] = []
+    with ros_domain() as domain, _signals() as received:
         try:
             for spec in specs:
                 if not received:
-                    processes.append(_start(spec, config, logs, environment))
+                    processes.append(start_process(spec, config=config, logs=logs, domain=domain))
             status = _watch(processes, received)
         finally:
-            _end_all(processes)
+            end_processes(processes)
     if received:
         raise KeyboardInterrupt
     return status
 
 
-def _watch(processes: Sequence[_Process], received: Sequence[int]) -> int:
+def _watch(processes: Sequence[GraphProcess], received: Sequence[int]) -> int:
     """Wait for the conducting process; returns its exit status (or -1 when a signal came)."""
     while not received:
         for process in processes:
@@ -119,21 +116,28 @@ def _watch(processes: Sequence[_Process], received: Sequence[int]) -> int:
     return -1
 
 
-def _start(spec: NodeSpec, config: Path | None, logs: Path, environment: dict[str, str]) -> _Process:
+def start_process(spec: NodeSpec, *, config: Path | None, logs: Path, domain: int) -> GraphProcess:
+    """Start one process of a graph, which ends when this process does."""
     command = [sys.executable, "-m", spec.module, "--ros-args", "-r", f"__node:={spec.name}"]
     if config is not None:
         command += ["--params-file", str(config)]
     for name, value in spec.parameters.items():
         command += ["-p", f"{name}:={_yaml(value)}"]
+    environment = os.environ | {
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
+        SUPERVISOR_PID: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+    }
     if spec.conducts:
         command += ["--log-level", "warn"]
-        return _Process(spec, subprocess.Popen(command, env=environment, start_new_session=True), None)
+        return GraphProcess(spec, subprocess.Popen(command, env=environment, start_new_session=True), None)
     log = logs / f"{spec.name}.log"
     with log.open("wb") as output:
         popen = subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-    return _Process(spec, popen, log)
+    return GraphProcess(spec, popen, log)
 
 
 def _yaml(value: ParameterValue) -> str:
@@ -141,7 +145,8 @@ def _yaml(value: ParameterValue) -> str:
     return json.dumps(value if isinstance(value, (bool, int, float, str)) else list(value))
 
 
-def _end_all(processes: Sequence[_Process]) -> None:
+def end_processes(processes: Sequence[GraphProcess]) -> None:
+    """End them all, gently first; returns when none is left."""
     for how, seconds in GRACE_S:
         alive = [process for process in processes if process.popen.poll() is None]
         for process in alive:
@@ -168,7 +173,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _domain() -> Iterator[int]:
+def ros_domain() -> Iterator[int]:
     """A ROS domain that no other rsd on this machine uses: the user's ROS_DOMAIN_ID, or a free one.
 
     A domain is taken by binding an abstract socket: the kernel frees it with the process, and other users see it too.

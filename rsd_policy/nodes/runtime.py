@@ -12,8 +12,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-SUPERVISOR_PID = "RSD_SUPERVISOR_PID"
-"""Environment variable with the process id of `rsd`, when that started the node."""
+from rsd_policy.supervisor import SUPERVISOR_PID
 
 _PR_SET_PDEATHSIG = 1
 
