@@ -56,7 +56,7 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one seed. `demonstrated` is False when it failed, or when the policy solved the task before the expert."""
+    """Result of one seed. `demonstrated` is False when it failed, or when a policy's prefix solved the task."""
 
     task: int
     seed: int
@@ -85,7 +85,10 @@ def open_seeds(config: CollectConfig) -> dict[int, list[int]]:
 
 
 def main(argv: list[str]) -> int:
-    """Parse arguments, collect, print a table. 0 done, 2 wrong arguments, 3 not set up, 4 an episode could not be run."""
+    """Parse arguments, collect, print a table. Returns the exit code of `rsd_policy.errors`' conventions:
+
+    0 done, 2 wrong arguments, 3 not set up, 4 an episode could not be run.
+    """
     try:
         config, workers = _parse(argv)
         outcomes, seconds = collect(config, workers)
@@ -274,7 +277,7 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser.add_argument("--noise", type=float, default=0.03, help="bursts of noise per control step (default 0.03)")
     parser.add_argument("--image-size", type=int, default=128, help="edge of the stored frames, px (default 128)")
     parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
-    parser.add_argument("--policy", default=None, help="checkpoint that drives a random prefix of each episode (DAgger)")
+    parser.add_argument("--policy", default=None, help="checkpoint that drives a random prefix (DAgger)")
     parser.add_argument("--device", default="cpu", help="of that policy (default cpu)")
     arguments = parser.parse_args(argv)
     for name, low in (("demos", 1), ("workers", 1), ("every", 1), ("image_size", 16), ("seed", 0)):

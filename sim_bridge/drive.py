@@ -1,4 +1,4 @@
-"""Drive one episode with the expert, disturbed on purpose, and record what a policy would have seen and should have done."""
+"""Drive one episode with the expert, disturbed on purpose, and record what a policy sees and should do."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EXPERT_ATTEMPTS = 3
 """Grasps per demonstration: a disturbed grasp that missed is worth showing how to repeat."""
 
 Prefix = Callable[[LiberoEnv], bool]
-"""Steps the environment before the expert takes over; True when the task was already solved. The last step it makes must
-be rendered."""
+"""Steps the environment before the expert takes over; True when the task was already solved. Its last step must be
+rendered."""
 
 
 class NoiseBursts:
@@ -103,7 +103,12 @@ def drive(
     expert = ScriptedExpert(env, max_attempts=EXPERT_ATTEMPTS)
     expert.reset()
     bursts = NoiseBursts(np.random.default_rng(seed), noise)
-    frames, states, frame_steps, actions, executed, noisy = [], [], [], [], [], []
+    frames: list[NDArray[np.uint8]] = []
+    states: list[NDArray[np.float32]] = []
+    frame_steps: list[int] = []
+    actions: list[NDArray[np.float32]] = []
+    executed: list[NDArray[np.float32]] = []
+    noisy: list[bool] = []
     success = False
     while not success and not expert.failed and len(actions) < env.max_steps:
         step = len(actions)

@@ -45,7 +45,7 @@ class Grasp:
 
     Attributes:
         offset: [3], site position minus object position, m, for the object's present orientation.
-        angle: direction of the fingers' opening in the world's horizontal plane, rad, in [0, pi): the hand rests at pi/2.
+        angle: direction of the fingers' opening in the horizontal plane, rad, in [0, pi); the hand rests at pi/2.
         clearance: smallest distance of the open hand from anything else, m (negative: it would hit something).
     """
 

@@ -1,4 +1,4 @@
-"""What the scripted expert reads of the simulation: the hand, the objects' collision shapes as points, contacts, the goal."""
+"""What the scripted expert reads of the simulation: hand, collision shapes as points, contacts, goal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Scene:
         self._supports: list[int] = []
         for geom in solid:
             half = model.geom_aabb[geom, 3:]
-            if root[geom] == robot_root or self._is_mount(geom):
+            if root[geom] == robot_root or self._is_mount(int(geom)):
                 continue
             if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE or np.sum(half > SUPPORT_HALF_SIZE) >= 2:
                 self._supports.append(int(geom))
@@ -72,14 +72,17 @@ class Scene:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the present joint positions.
+        """Look at the present joint positions and velocities.
 
-        After a step, MuJoCo's poses and contacts are those of the last substep's beginning. Here they are computed anew,
-        aside from the simulation, so that they depend on the joint positions alone: an expert that sees a copy of the
-        state (over ROS) acts bit by bit as one inside the simulation.
+        After a step, MuJoCo's poses and contacts are those of the last substep's beginning. Here they are computed
+        anew, aside from the simulation, so that they depend on the joint positions and velocities alone: an expert
+        that sees a copy of the state (over ROS) acts bit by bit as one inside the simulation.
         """
         self._data.qpos[:] = self._live.qpos
+        self._data.qvel[:] = self._live.qvel
         mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_comVel(self._model, self._data)
         mujoco.mj_collision(self._model, self._data)
 
     def _geom_id(self, name: str) -> int:
@@ -111,7 +114,7 @@ class Scene:
         return float(np.abs(self._data.qvel[self._raw.robots[0]._ref_gripper_joint_vel_indexes]).max())
 
     def hand_rotation(self) -> Array:
-        """[3, 3], columns in the world frame: the fingers' opening direction, the direction across it, out of the palm."""
+        """[3, 3], columns in the world frame: the fingers' opening direction, across it, out of the palm."""
         return self._data.site_xmat[self._hand_site].reshape(3, 3).copy()
 
     def position(self, name: str) -> Array:

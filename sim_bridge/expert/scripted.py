@@ -24,9 +24,8 @@ RADIANS_PER_UNIT = 0.5
 GAIN = 1.8
 TURN_GAIN = 0.8
 LEAD = 0.08
-"""Command / error, and how far ahead the hand's motion is extrapolated to get the error, s. Measured: without the lead the
-stretched arm drifts 2 cm past its goal, because translation and rotation push each other in robosuite's OSC; gains of 3
-or a lead of 0.15 s do not settle."""
+"""Command / error, and how far ahead the hand's motion is extrapolated to get the error, s. Measured with a stretched
+arm: without the lead the hand drifts 2 cm past its goal; gains of 3 or a lead of 0.15 s do not settle."""
 
 LEAN_FROM, LEAN_RATE, MAX_LEAN = 0.66, 2.5, 0.3
 """The hand leans outwards from this distance to the robot's base on (m), at this rate (rad/m), at most so far (rad)."""
@@ -61,7 +60,7 @@ class ScriptedExpert:
 
     Args:
         env: the environment to read; the expert never steps it.
-        max_attempts: grasps to try before giving up; after the last one `failed` is True and the actions open the gripper.
+        max_attempts: grasps to try before giving up; then `failed` is True and the actions open the gripper.
     """
 
     def __init__(self, env: LiberoEnv, *, max_attempts: int = 1) -> None:
