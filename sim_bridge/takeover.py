@@ -13,8 +13,8 @@ from rsd_policy.engine.inference import RSDInferenceEngine
 from sim_bridge.drive import Prefix
 from sim_bridge.libero_env import LiberoEnv
 
-LONGEST_PREFIX = 130
-"""Control steps; a policy that works has solved a libero_spatial task by then, and nothing is left to correct."""
+LONGEST_PREFIX = 70
+"""Control steps; a policy that imitates the expert has nearly solved a libero_spatial task by then."""
 
 
 class PolicyPrefix:
