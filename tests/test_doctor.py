@@ -1,0 +1,90 @@
+"""`rsd doctor`: what works is said to work, what is missing is said to be missing with what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rsd_policy import doctor
+from rsd_policy.checkpoints.manifest import SHIPPED
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_ros_messages_libero_rendering_and_torch_work_here() -> None:
+    checks = [
+        doctor.check_python,
+        doctor.check_ros,
+        doctor.check_messages,
+        doctor.check_libero,
+        doctor.check_rendering,
+        doctor.check_torch,
+    ]
+    for check in checks:
+        finding = check()
+        assert finding.ok, finding
+
+
+def test_unbuilt_messages_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    finding = doctor.check_messages()
+    assert not finding.ok
+    assert "run ./rsd setup" in finding.text
+
+
+def test_messages_built_from_other_sources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    share = tmp_path / "share" / "rsd_msgs"
+    shutil.copytree(ROOT / "ros2_ws" / "src" / "rsd_msgs", share)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    assert doctor.check_messages().ok
+    with (share / "msg" / "Action.msg").open("a") as file:
+        file.write("uint8 more\n")
+    (share / "srv" / "ResetEpisode.srv").unlink()
+    finding = doctor.check_messages()
+    assert not finding.ok
+    assert "msg/Action.msg, srv/ResetEpisode.srv" in finding.text
+
+
+def test_without_ros_messages_the_graph_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "rclpy.py").write_text("raise ImportError('librcl.so: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    finding = doctor.check_ros()
+    assert not finding.ok
+    assert "librcl.so" in finding.text
+    assert "./rsd setup" in finding.text
+
+
+def test_without_opengl_rendering_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    finding = doctor.check_rendering()
+    assert not finding.ok
+    assert "apt-get install" in finding.text
+
+
+def test_a_missing_checkpoint_fails_every_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--policy", "no-such-policy"]) == 3
+    lines = {line[9:23].strip(): line for line in capsys.readouterr().out.splitlines()}
+    for part in ("checkpoint", "RFSQ decoder", "backbone", "RFSQ head", "draft model"):
+        assert lines[part].startswith("MISSING")
+        assert "no-such-policy" in lines[part]
+    assert lines["torch"].startswith("ok")
+
+
+def test_the_shipped_checkpoint_is_reported_with_its_accuracies(tmp_path: Path) -> None:
+    for check in (doctor.check_checkpoint, doctor.check_decoder, doctor.check_backbone):
+        assert check("mini").ok, check("mini")
+    assert "accuracy L0" in doctor.check_head("mini").text
+    assert "equal to the head L0" in doctor.check_draft("mini").text
+
+    altered = tmp_path / "mini"
+    shutil.copytree(SHIPPED / "mini", altered)
+    weights = next(altered.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for check in (doctor.check_checkpoint, doctor.check_decoder, doctor.check_head):
+        finding = check(str(altered))
+        assert not finding.ok
+        assert "sha256" in finding.text

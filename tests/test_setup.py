@@ -1,0 +1,196 @@
+"""The set-up script: when it runs, what it refuses, what environment it gives."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ["rsd", "requirements", "setup.py", "setup.cfg", "package.xml", "ros2_ws/src/rsd_msgs", "launch", "config"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what the set-up reads, without .venv."""
+    root = tmp_path / "checkout"
+    for part in PARTS:
+        source, target = ROOT / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.exists():
+            shutil.copy2(source, target)
+    (root / "rsd_policy").mkdir()
+    return root
+
+
+CLEAN = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+"""A shell in which no ROS was sourced."""
+
+
+def bash(root: Path, script: str, **environment: str) -> str:
+    """Output of a script that has sourced environment.sh."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'root={root}\n. "$root/requirements/environment.sh"\n{script}'],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=CLEAN | environment,
+    ).stdout
+
+
+def setup(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`./rsd setup ARGUMENTS`."""
+    return subprocess.run(
+        [root / "rsd", "setup", *arguments], capture_output=True, text=True, env=CLEAN | environment, check=False
+    )
+
+
+def mark_as_set_up(root: Path) -> None:
+    """Leave the stamp of a finished set-up."""
+    (root / ".venv").mkdir()
+    (root / ".venv" / "rsd-ros").write_text("wheels\n")
+    (root / ".venv" / "rsd-stamp").write_text(bash(root, "rsd_stamp"))
+
+
+@pytest.mark.parametrize(
+    "part", ["requirements/lock.txt", "ros2_ws/src/rsd_msgs/msg/Action.msg", "setup.py", "requirements/setup.sh"]
+)
+def test_a_change_of_what_the_set_up_reads_changes_the_stamp(checkout: Path, part: str) -> None:
+    before = bash(checkout, "rsd_stamp")
+    assert bash(checkout, "rsd_stamp") == before
+    with (checkout / part).open("a") as file:
+        file.write("# changed\n")
+    assert bash(checkout, "rsd_stamp") != before
+
+
+def test_a_moved_checkout_is_set_up_again(checkout: Path) -> None:
+    before = bash(checkout, "rsd_stamp")
+    moved = checkout.rename(checkout.with_name("moved"))
+    assert bash(moved, "rsd_stamp") != before
+
+
+def test_a_source_file_of_the_package_does_not_change_the_stamp(checkout: Path) -> None:
+    before = bash(checkout, "rsd_stamp")
+    (checkout / "rsd_policy" / "new.py").write_text("x = 1\n")
+    assert bash(checkout, "rsd_stamp") == before
+
+
+def test_a_finished_set_up_does_nothing(checkout: Path) -> None:
+    mark_as_set_up(checkout)
+    done = setup(checkout)
+    assert done.returncode == 0
+    assert done.stderr == "rsd: set up\n"
+    assert done.stdout == ""
+
+
+def test_two_set_ups_wait_for_each_other(checkout: Path) -> None:
+    mark_as_set_up(checkout)
+    with (checkout / "rsd").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen([checkout / "rsd", "setup"], stderr=subprocess.PIPE, text=True, env=CLEAN)
+        assert second.stderr is not None
+        assert "waiting" in second.stderr.readline()
+        assert second.poll() is None
+    assert second.stderr.readline() == "rsd: set up\n"
+    second.stderr.close()
+    assert second.wait(timeout=30) == 0
+
+
+def test_an_interpreter_that_does_not_run_is_refused_before_anything_is_made(checkout: Path) -> None:
+    done = setup(checkout, RSD_PYTHON="/nonexistent/python3")
+    assert done.returncode == 3
+    assert "RSD_PYTHON=/nonexistent/python3 does not run" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_interpreter_of_an_unsupported_version_is_refused(checkout: Path, tmp_path: Path) -> None:
+    old = tmp_path / "python2.7"
+    old.write_text("#!/bin/sh\necho 2.7\n")
+    old.chmod(0o755)
+    done = setup(checkout, RSD_PYTHON=str(old))
+    assert done.returncode == 3
+    assert "is Python 2.7; expected 3.10, 3.11 or 3.12" in done.stderr
+
+
+def test_unknown_arguments_are_refused(checkout: Path) -> None:
+    done = setup(checkout, "--clear")
+    assert done.returncode == 2
+    assert "unknown argument '--clear'" in done.stderr
+
+
+def test_a_failing_package_index_ends_with_the_log_and_is_marked_for_repair(checkout: Path) -> None:
+    done = setup(checkout, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_RETRIES="0")
+    assert done.returncode == 3
+    assert "No matching distribution found" in done.stderr
+    assert "call again" in done.stderr
+    assert (checkout / ".venv" / "rsd-installing").exists()
+    assert not (checkout / ".venv" / "rsd-stamp").exists()
+
+
+def test_an_old_ros_in_the_shell_does_not_reach_the_wheels(checkout: Path) -> None:
+    (checkout / ".venv/lib/python3.11/site-packages/ros_rclpy.libs").mkdir(parents=True)
+    script = 'rsd_environment; printf "%s\\n" "$PYTHONPATH" "$LD_LIBRARY_PATH" "$AMENT_PREFIX_PATH" "$ROS_DISTRO"'
+    python_path, library_path, prefixes, distribution = bash(
+        checkout,
+        script,
+        ROS_DISTRO="humble",
+        AMENT_PREFIX_PATH="/opt/ros/humble",
+        PYTHONPATH="/opt/ros/humble/lib/python3.10/site-packages:/home/me/mine",
+        LD_LIBRARY_PATH="/opt/ros/humble/lib:/usr/local/cuda/lib64",
+    ).splitlines()
+    assert python_path == f"{checkout}:{checkout}/ros2_ws/install/lib/python3.11/site-packages:/home/me/mine"
+    assert "/opt/ros" not in library_path + prefixes
+    assert library_path.endswith(":/usr/local/cuda/lib64")
+    assert f"{checkout}/.venv/lib/python3.11/site-packages/ros_rclpy.libs" in library_path
+    assert prefixes == f"{checkout}/ros2_ws/install:{checkout}/.venv"
+    assert distribution == "jazzy"
+
+
+def test_the_environment_is_the_same_when_rsd_starts_rsd(checkout: Path) -> None:
+    (checkout / ".venv/lib/python3.11/site-packages").mkdir(parents=True)
+    shown = 'env | grep -E "^(PYTHONPATH|LD_LIBRARY_PATH|AMENT_PREFIX_PATH|ROS_|RSD_)" | sort'
+    once = bash(checkout, f"rsd_environment; {shown}")
+    twice = bash(checkout, f"rsd_environment; rsd_environment; {shown}")
+    assert once == twice
+
+
+def test_an_installed_jazzy_is_preferred_to_the_wheels(checkout: Path, tmp_path: Path) -> None:
+    prefix = str(tmp_path / "ros")
+    assert bash(checkout, "rsd_ros_kind") == "wheels\n"
+    assert bash(checkout, "rsd_ros_kind", ROS_DISTRO="jazzy", AMENT_PREFIX_PATH=prefix) == "system\n"
+    assert bash(checkout, "rsd_ros_kind", ROS_DISTRO="kilted", AMENT_PREFIX_PATH=prefix) == "system\n"
+    assert bash(checkout, "rsd_ros_kind", ROS_DISTRO="humble", AMENT_PREFIX_PATH=prefix) == "wheels\n"
+
+
+def test_wheel_exports_point_to_the_running_interpreter(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("relocate", ROOT / "requirements" / "relocate_ros_wheels.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    export = tmp_path / "share/std_msgs/cmake/export_std_msgs__rosidl_generator_pyExport.cmake"
+    export.parent.mkdir(parents=True)
+    export.write_text(
+        'INTERFACE_INCLUDE_DIRECTORIES "/opt/python/cp311-cp311/include/python3.11;'
+        '/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"\n'
+    )
+    untouched = tmp_path / "share/std_msgs/cmake/other.cmake"
+    untouched.write_text("set(x 1)\n")
+    assert module.relocate(tmp_path, "/usr/include/python3.11", "/venv/numpy/_core/include") == [export]
+    assert export.read_text() == (
+        'INTERFACE_INCLUDE_DIRECTORIES "/usr/include/python3.11;/venv/numpy/_core/include"\n'
+    )
+    assert module.relocate(tmp_path, "/usr/include/python3.11", "/venv/numpy/_core/include") == []
+
+
+def test_the_locks_pin_everything() -> None:
+    for name in ("lock.txt", "ros-wheels.txt"):
+        for line in (ROOT / "requirements" / name).read_text().splitlines():
+            assert line.startswith("#") or "==" in line.split(";")[0], f"{name}: {line}"
