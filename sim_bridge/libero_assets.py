@@ -194,17 +194,11 @@ def _load_torch_array(path: Path) -> Any:
     """Upstream stores the array with torch.save; only numpy's own constructors may run while it is read."""
     import torch
 
-    core: Any = importlib.import_module(
-        "numpy.core" if np.lib.NumpyVersion(np.__version__) < "2.0.0" else "numpy._core"
-    )
-    allowed = [
-        core.multiarray._reconstruct,
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.float64)),
-        type(np.dtype(np.float32)),
-    ]
-    with torch.serialization.safe_globals(allowed):
+    # written with numpy 1, whose module has moved since: torch compares names, so both are allowed
+    rebuild: Any = np.zeros(1).__reduce__()[0]
+    names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
+    with torch.serialization.safe_globals([*((rebuild, name) for name in names), np.ndarray, np.dtype, *dtypes]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -351,6 +345,10 @@ def import_libero() -> ModuleType:
             if macros is not None:
                 # `import robosuite.macros` found it in sys.modules, which does not bind the package's attribute
                 importlib.import_module("robosuite").macros = macros  # type: ignore[attr-defined]
+            root: Any = importlib.import_module("libero.libero")
+            if hasattr(root, "_assets_path_cache"):
+                # upstream 0.1 looks for assets here before it would fetch them, not in config.yaml
+                root._assets_path_cache = root.get_libero_path("assets")
             return importlib.import_module("libero.libero.envs")
     except Exception as error:
         detail = f"; it printed: {said.getvalue().strip()}" if said.getvalue().strip() else ""

@@ -151,7 +151,7 @@ def test_a_mirror_sees_every_body_where_it_is(env: LiberoEnv) -> None:
 
 
 def test_two_environments_in_two_threads_render_the_same_episode() -> None:
-    """Same start, same actions: same frames and states, even when both draw in one process, each from its own thread."""
+    """Same start, same actions: same frames and states, even with both drawing in one process from two threads."""
     records: dict[int, list[Any]] = {0: [], 1: []}
     environments = [LiberoEnv("libero_object", 2, image_size=128) for _ in records]
 

@@ -1,0 +1,123 @@
+"""Finding and importing LIBERO: silent, without a prompt, whatever the machine's cache, OpenGL and GPU settings are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsd_policy.errors import SimulationError
+from sim_bridge.libero_assets import SUITES, load_init_states, num_tasks, task_spec
+
+ROOT = Path(__file__).parents[2]
+
+EPISODE = """
+import os
+from sim_bridge.libero_env import LiberoEnv
+with LiberoEnv("libero_object", 0, image_size=64, render={render}) as env:
+    env.reset(0)
+    env.step([0.0] * 6 + [-1.0], render={render})
+    frame = env.observe().images["agentview"] if {render} else None
+"""
+
+
+def run_python(code: str, **changed: str | None) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, without stdin; a None removes a variable from its environment."""
+    environment = {key: value for key, value in os.environ.items() if key not in changed}
+    environment.update({key: value for key, value in changed.items() if value is not None})
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_an_episode_prints_nothing_and_writes_only_into_the_cache(tmp_path: Path) -> None:
+    """Upstream asks on stdin and writes ~/.libero; robosuite prints advice and logs to /tmp; nothing of it is left."""
+    done = run_python(
+        EPISODE.format(render=False), HOME=str(tmp_path), XDG_CACHE_HOME=None, LIBERO_CONFIG_PATH=None, MUJOCO_GL=None
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    written = [name for name in files if not name.startswith((".cache/matplotlib/", ".config/matplotlib/"))]
+    assert len(written) == 1
+    assert written[0].startswith(".cache/rsd_policy/")
+    assert not (tmp_path / ".libero").exists()
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+    """Read-only home: the configuration goes to a temporary directory, which is gone afterwards."""
+    occupied = tmp_path / "file"
+    occupied.write_text("not a directory")
+    code = "import os, sim_bridge.libero_assets as a; a.import_libero(); print(os.environ['LIBERO_CONFIG_PATH'])"
+    done = run_python(code, XDG_CACHE_HOME=str(occupied), LIBERO_CONFIG_PATH=None)
+    assert done.returncode == 0, done.stderr
+    used = Path(done.stdout.strip())
+    assert not used.is_relative_to(tmp_path)
+    assert not used.exists()
+
+
+def test_without_egl_frames_come_from_osmesa(tmp_path: Path) -> None:
+    code = EPISODE.format(render=True) + "print(os.environ['MUJOCO_GL'], frame.std() > 10)"
+    no_drivers = str(tmp_path / "no_drivers.json")
+    done = run_python(code, __EGL_VENDOR_LIBRARY_FILENAMES=no_drivers, MUJOCO_GL=None, PYOPENGL_PLATFORM=None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["osmesa", "True"]
+
+
+def test_hidden_gpus_do_not_break_rendering() -> None:
+    """robosuite takes CUDA_VISIBLE_DEVICES for EGL indices and fails on an empty one, which elsewhere means no GPU."""
+    code = EPISODE.format(render=True) + "print(os.environ['MUJOCO_GL'], frame.std() > 10)"
+    done = run_python(code, CUDA_VISIBLE_DEVICES="", MUJOCO_GL=None, PYOPENGL_PLATFORM=None, MUJOCO_EGL_DEVICE_ID=None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "True"
+
+
+def test_without_opengl_physics_works_and_rendering_says_what_to_install() -> None:
+    code = EPISODE.format(render=False) + (
+        "from rsd_policy.errors import SetupError\n"
+        "try:\n    LiberoEnv('libero_object', 0)\n"
+        "except SetupError as error:\n    print(error)\n"
+    )
+    done = run_python(code, MUJOCO_GL="disable", PYOPENGL_PLATFORM=None)
+    assert done.returncode == 0, done.stderr
+    assert "libosmesa6" in done.stdout
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_suites_are_complete(suite: str) -> None:
+    assert num_tasks(suite) == (90 if suite == "libero_90" else 10)
+    last = task_spec(suite, num_tasks(suite) - 1)
+    states = load_init_states(last)
+    assert states.shape[0] == 50
+    assert np.all(np.isfinite(states))
+
+
+def test_unknown_suite_has_no_tasks() -> None:
+    with pytest.raises(SimulationError, match="libero_spatial"):
+        num_tasks("libero")
+
+
+def test_upstream_init_states_are_read_without_running_pickled_code(tmp_path: Path) -> None:
+    """Upstream's files are torch archives of numpy arrays; any other constructor in them is refused."""
+    torch = pytest.importorskip("torch")
+    import dataclasses
+    import pickle
+
+    spec = task_spec("libero_spatial", 0)
+    states = load_init_states(spec)
+    upstream = dataclasses.replace(spec, init_states_file=tmp_path / "task.pruned_init")
+    torch.save(states, upstream.init_states_file)
+    assert np.array_equal(load_init_states(upstream), states)
+    torch.save({"run": os.system}, upstream.init_states_file)
+    with pytest.raises(pickle.UnpicklingError):
+        load_init_states(upstream)
