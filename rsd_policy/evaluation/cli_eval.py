@@ -101,31 +101,20 @@ def _check_workers(workers: int, config: EvalConfig) -> None:
 
 def _evaluate(config: EvalConfig, out: Path, arguments: argparse.Namespace) -> int:
     # Imported here, so that wrong arguments are refused before anything heavy is loaded.
-    from rsd_policy.evaluation.recorder import Recorder
+    from rsd_policy.evaluation.recorder import open_run
     from rsd_policy.evaluation.report import write_outputs
-    from rsd_policy.evaluation.results import ERROR
     from rsd_policy.evaluation.store import ResultStore
     from rsd_policy.evaluation.tables import print_summary
-    from rsd_policy.evaluation.video import video_path
-    from rsd_policy.evaluation.worker import Job
-    from rsd_policy.evaluation.workers import run_in_workers
 
-    recorder = Recorder(out, config, workers=arguments.workers)
+    with open_run(out, config, workers=arguments.workers) as store:
+        pending = store.pending()
+    if not pending:
+        print(f"{out}: all {len(config.episodes())} episodes are finished; for a new run give another --out")
     try:
-        if not recorder.pending():
-            print(f"{out}: all {len(config.episodes())} episodes are finished; for a new run give another --out")
-        elif config.ros:
-            recorder.close()  # the eval node opens the results itself
+        if pending and config.ros:
             _run_over_ros(config, out)
-            recorder = Recorder(out, config)
-        jobs = [] if config.ros else [Job(spec) for spec in recorder.pending()]
-        if arguments.video:
-            finished = [result for result in recorder.store.episodes() if result.outcome != ERROR]
-            jobs += [Job(r.spec, replay=r) for r in finished if not video_path(out, r.spec).exists()]
-        if jobs:
-            run_in_workers(config, recorder, jobs, workers=arguments.workers, video=arguments.video)
+        _run_in_process(config, out, arguments.workers, video=arguments.video)
     finally:
-        recorder.close()
         with ResultStore.open_results(out) as results:
             summary = write_outputs(results)
     print_summary(summary, out)
@@ -136,8 +125,27 @@ def _run_over_ros(config: EvalConfig, out: Path) -> None:
     from rsd_policy.supervisor import run_eval
 
     status = run_eval(config, out)
+    if status == NOT_SET_UP:
+        raise SetupError("the evaluation over ROS could not begin; eval_node has printed why")
     if status not in (DONE, NOT_RUN):  # NOT_RUN: episodes are recorded as errors, which the summary counts
         raise EpisodeError(f"eval_node ended with exit status {status}; it has printed why")
+
+
+def _run_in_process(config: EvalConfig, out: Path, workers: int, *, video: bool) -> None:
+    """What is to be run without ROS: pending episodes of an in-process run, and missing videos of any run."""
+    from rsd_policy.evaluation.recorder import Recorder
+    from rsd_policy.evaluation.results import ERROR
+    from rsd_policy.evaluation.video import video_path
+    from rsd_policy.evaluation.worker import Job
+    from rsd_policy.evaluation.workers import run_in_workers
+
+    with Recorder(out, config, workers=workers) as recorder:
+        jobs = [] if config.ros else [Job(spec) for spec in recorder.pending()]
+        if video:
+            finished = [result for result in recorder.store.episodes() if result.outcome != ERROR]
+            jobs += [Job(r.spec, replay=r) for r in finished if not video_path(out, r.spec).exists()]
+        if jobs:
+            run_in_workers(config, recorder, jobs, workers=workers, video=video)
 
 
 def _interrupt(*_: Any) -> None:

@@ -33,7 +33,7 @@ class Progress:
         self._rows: dict[EpisodeSpec, TaskID] = {}
         self._display: RichProgress | None = None
         self._overall: TaskID | None = None
-        if self._finished:
+        if 0 < self._finished < total:
             self._console.print(f"resuming: {self._finished} of {total} episodes are finished")
         if self._console.is_terminal:
             self._display = RichProgress(

@@ -12,6 +12,12 @@ from rsd_policy.evaluation.results import EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
 
 
+def open_run(directory: Path | str, config: EvalConfig, *, workers: int = 1) -> ResultStore:
+    """Begin or continue the run in `directory`, with what runs it written down. Errors: see `ResultStore.open_run`."""
+    hardware = provenance.hardware(config.device, workers)
+    return ResultStore.open_run(directory, config, versions=provenance.versions(), hardware=hardware)
+
+
 class Recorder:
     """Opens (or resumes) the results in `directory`; the caller runs `pending` and reports each episode here.
 
@@ -26,11 +32,8 @@ class Recorder:
     """
 
     def __init__(self, directory: Path | str, config: EvalConfig, *, workers: int = 1) -> None:
-        self.store = ResultStore.open_run(
-            directory, config, versions=provenance.versions(), hardware=provenance.hardware(config.device, workers)
-        )
-        planned = config.episodes()
-        self.progress = Progress(len(planned), config.max_steps, self.store.episodes())
+        self.store = open_run(directory, config, workers=workers)
+        self.progress = Progress(len(config.episodes()), config.max_steps, self.store.episodes())
 
     def pending(self) -> list[EpisodeSpec]:
         return self.store.pending()
