@@ -1,0 +1,143 @@
+"""ScriptedExpert: solves canonical episodes, recovers when disturbed, takes over anywhere, refuses other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rsd_policy.errors import SimulationError
+from sim_bridge.expert import ScriptedExpert
+from sim_bridge.expert.grasp import candidates
+from sim_bridge.expert.heights import HeightMap
+from sim_bridge.libero_env import LiberoEnv
+
+
+def run(env: LiberoEnv, expert: ScriptedExpert, steps: int) -> bool:
+    """Let the expert drive for so many steps, to success, or until it gives up."""
+    for _ in range(steps):
+        if env.step(expert.act(), render=False):
+            return True
+        if expert.failed:
+            return False
+    return False
+
+
+@pytest.fixture(scope="module")
+def bowls() -> Iterator[LiberoEnv]:
+    with LiberoEnv("libero_spatial", 0, render=False) as env:
+        yield env
+
+
+def test_bowl_goes_on_the_plate_well_within_the_step_limit(bowls: LiberoEnv) -> None:
+    bowls.reset(0)
+    expert = ScriptedExpert(bowls)
+    expert.reset()
+    assert run(bowls, expert, 120)
+    assert not expert.failed
+
+
+def test_can_goes_into_the_basket_well_within_the_step_limit() -> None:
+    with LiberoEnv("libero_object", 5, render=False) as env:
+        env.reset(0)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        assert run(env, expert, 140)
+
+
+def test_same_state_gives_same_actions_bit_by_bit(bowls: LiberoEnv) -> None:
+    def actions() -> list[bytes]:
+        bowls.reset(1)
+        expert = ScriptedExpert(bowls)
+        expert.reset()
+        result = []
+        for _ in range(40):
+            action = expert.act()
+            assert action.dtype == np.float32 and action.shape == (7,) and np.abs(action).max() <= 1.0
+            result.append(action.tobytes())
+            bowls.step(action, render=False)
+        return result
+
+    assert actions() == actions()
+
+
+@pytest.mark.parametrize("after", [15, 50], ids=["approaching", "carrying"])
+def test_goes_on_after_a_burst_of_noise(bowls: LiberoEnv, after: int) -> None:
+    bowls.reset(2)
+    expert = ScriptedExpert(bowls)
+    expert.reset()
+    assert not run(bowls, expert, after)
+    push = np.array([-0.6, -0.6, 0.3, 0.1, -0.1, 0.2])
+    for _ in range(6):
+        action = expert.act()
+        action[:6] = np.clip(action[:6] + push, -1, 1)
+        bowls.step(action, render=False)
+    assert run(bowls, expert, 120)
+
+
+def test_takes_over_with_the_object_in_hand(bowls: LiberoEnv) -> None:
+    bowls.reset(3)
+    first = ScriptedExpert(bowls)
+    first.reset()
+    while first.phase != "carry":
+        bowls.step(first.act(), render=False)
+    run(bowls, first, 3)
+    second = ScriptedExpert(bowls)
+    second.reset()
+    assert second.phase == "carry"
+    assert run(bowls, second, 100)
+
+
+def test_takes_over_with_the_hand_low_and_elsewhere(bowls: LiberoEnv) -> None:
+    bowls.reset(4)
+    for _ in range(12):
+        bowls.step([0.3, -1.0, -0.8, 0.0, 0.0, 0.4, 1.0], render=False)
+    expert = ScriptedExpert(bowls)
+    expert.reset()
+    assert expert.phase == "approach"
+    assert run(bowls, expert, 150)
+
+
+def test_gives_up_after_its_attempts(bowls: LiberoEnv) -> None:
+    """The bowl is taken away while the fingers close: one attempt fails, two attempts find it again."""
+    outcomes = []
+    for attempts in (1, 2):
+        bowls.reset(0)
+        expert = ScriptedExpert(bowls, max_attempts=attempts)
+        expert.reset()
+        while expert.phase != "close":
+            bowls.step(expert.act(), render=False)
+        sim = bowls.sim
+        joint = bowls.raw.objects_dict["akita_black_bowl_1"].joints[0]
+        pose = sim.data.get_joint_qpos(joint).copy()
+        pose[:2] = (-0.1, -0.05)  # a free place on the table
+        sim.data.set_joint_qpos(joint, pose)
+        sim.forward()
+        solved = run(bowls, expert, 200)
+        outcomes.append((solved, expert.failed))
+    assert outcomes == [(False, True), (True, False)]
+
+
+def test_refuses_tasks_that_are_not_pick_and_place() -> None:
+    with LiberoEnv("libero_goal", 0, render=False) as env:  # open the middle drawer of the cabinet
+        env.reset(0)
+        with pytest.raises(SimulationError, match="scripted expert: expected goals"):
+            ScriptedExpert(env).reset()
+
+
+def test_grasp_avoids_a_neighbour_and_keeps_its_preference_when_free() -> None:
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    bowl = np.stack([0.05 * np.cos(angle), 0.05 * np.sin(angle), np.full(200, 0.05)], axis=1)
+    free = candidates(np.zeros(3), bowl, np.zeros((0, 3)))[0]
+    assert free.offset[1] > 0.045 and free.angle == pytest.approx(np.pi / 2)
+    # a wall where the outer finger would be
+    wall = np.array([[x, 0.10, z] for x in np.linspace(-0.1, 0.1, 21) for z in np.linspace(0, 0.2, 21)])
+    blocked = candidates(np.zeros(3), bowl, wall)[0]
+    assert blocked.clearance > 0 and not np.allclose(blocked.offset, free.offset)
+
+
+def test_height_map_keeps_a_wide_body_above_a_narrow_obstacle() -> None:
+    heights = HeightMap(np.array([[0.2, 0.1, 0.3]]), base=0.0)
+    assert heights.at(np.array([[0.2, 0.1], [0.2, 0.15]])).tolist() == [0.3, 0.0]
+    assert heights.grown(0.06).at(np.array([[0.2, 0.15], [0.2, 0.18]])).tolist() == [0.3, 0.0]
