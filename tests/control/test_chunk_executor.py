@@ -162,7 +162,14 @@ def test_a_caller_that_reuses_its_buffer_does_not_change_the_chunk():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"period": 0}, {"period": float("nan")}, {"execute_steps": 0}, {"limits": 0}, {"limits": -1}, {"stale_periods": 0}],
+    [
+        {"period": 0},
+        {"period": float("nan")},
+        {"execute_steps": 0},
+        {"limits": 0},
+        {"limits": -1},
+        {"stale_periods": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -39,17 +39,16 @@ def probe(domain: int) -> Iterator[Probe]:
 
 
 @pytest.fixture(scope="module")
-def start(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+def start(probe: Probe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
     """Starts a node process in the module's domain; all end with the module."""
     logs = tmp_path_factory.mktemp("logs")
-    processes = []
 
     def start_node(module: str, name: str, **parameters: object) -> None:
         spec = NodeSpec("rsd_policy", name, module, name, parameters)
-        processes.append(start_process(spec, config=None, logs=logs, domain=domain))
+        probe.processes.append(start_process(spec, config=None, logs=logs, domain=probe.domain))
 
     yield start_node
-    end_processes(processes)
+    end_processes(probe.processes)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
 from rsd_policy.nodes.runtime import COMMANDS
+from rsd_policy.supervisor import GraphProcess
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
@@ -25,11 +26,13 @@ class Probe:
     """Subscribes, publishes and calls services in a domain; keeps everything it receives."""
 
     def __init__(self, domain: int) -> None:
+        self.domain = domain
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
         self.node = rclpy.create_node("probe", context=self._context)
         self.executor = SingleThreadedExecutor(context=self._context)
         self.executor.add_node(self.node)
+        self.processes: list[GraphProcess] = []
         self.diagnostics: dict[str, DiagnosticStatus] = {}
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
 
@@ -65,7 +68,7 @@ class Probe:
         """Spin until the condition holds, or fail saying what did not come."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"expected {what} within {timeout_s} s"
+            assert time.monotonic() < deadline, f"expected {what} within {timeout_s} s; {self._graph()}"
             self.executor.spin_once(timeout_sec=0.05)
 
     def spin_for(self, seconds: float) -> None:
@@ -73,6 +76,14 @@ class Probe:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.executor.spin_once(timeout_sec=0.05)
+
+    def _graph(self) -> str:
+        """How the processes are and what they printed last."""
+        lines = [f"domain {self.domain}"]
+        for process in self.processes:
+            printed = process.log.read_text(errors="replace").splitlines()[-6:] if process.log else []
+            lines += [f"{process.spec.name} (exit status {process.popen.poll()}):", *printed]
+        return "\n".join(lines)
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:

@@ -1,0 +1,247 @@
+"""policy_node as a process of its own, in front of cameras that do what real ones do: stop, lie, send rubbish."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from rclpy.action import ActionClient
+from rsd_msgs.action import ExecuteInstruction
+from rsd_msgs.msg import ActionChunk as ActionChunkMsg
+from rsd_msgs.msg import EpisodeStatus
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from rsd_policy import Observation, RSDInferenceEngine, load_policy
+from rsd_policy.nodes.messages import (
+    ARM_JOINTS,
+    GRIPPER_JOINTS,
+    chunk_from_msg,
+    image_to_msg,
+    proprio_from_msgs,
+    to_nanoseconds,
+    to_stamp,
+)
+from rsd_policy.nodes.runtime import LATCHED
+from tests.ros.probe import ACTIVATE, CONFIGURE, DEACTIVATE
+
+INSTRUCTION = "pick up the bowl"
+FRAMES = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+INFERENCE = "policy_node: inference"
+
+
+class Robot:
+    """The cameras and joints in front of the node."""
+
+    clock = itertools.count(1_000_000_000, 50_000_000)
+
+    def __init__(self, probe):
+        self.probe = probe
+        self.cameras = [probe.publisher(Image, f"{name}/image_raw") for name in ("agentview", "wrist")]
+        self.poses = probe.publisher(PoseStamped, "eef_pose")
+        self.joints = probe.publisher(JointState, "joint_states")
+        self.chunks = probe.record(ActionChunkMsg, "action_chunk")
+        self.instructions = probe.publisher(String, "instruction", LATCHED)
+        probe.spin_until(lambda: probe.node.count_publishers("action_chunk") == 1, 30, "the node's topic")
+
+    def show(self, *, wrist=True, encoding="rgb8", x=0.5):
+        """One moment; returns its stamp and the proprioceptive state."""
+        stamp = to_stamp(next(self.clock))
+        pose = PoseStamped()
+        pose.header.stamp = stamp
+        pose.pose.position.x, pose.pose.orientation.w = x, 1.0
+        joints = JointState(name=[*ARM_JOINTS, *GRIPPER_JOINTS], position=[0.1] * 7 + [0.04, -0.04])
+        joints.header.stamp = stamp
+        for i, camera in enumerate(self.cameras[: 2 if wrist else 1]):
+            msg = image_to_msg(FRAMES[i], stamp, "")
+            msg.encoding = encoding
+            camera.publish(msg)
+        self.poses.publish(pose)
+        self.joints.publish(joints)
+        return to_nanoseconds(stamp), proprio_from_msgs(pose, joints, GRIPPER_JOINTS)
+
+    def of(self, stamp):
+        return [c for c in self.chunks if to_nanoseconds(c.header.stamp) == stamp]
+
+    def wait_final(self, stamp):
+        self.probe.spin_until(lambda: any(c.verified for c in self.of(stamp)), 20, "a final chunk")
+        return self.of(stamp)
+
+    def wait_diagnostics(self, level, text):
+        diagnostics = self.probe.diagnostics
+
+        def there():
+            return (
+                INFERENCE in diagnostics
+                and diagnostics[INFERENCE].level == level
+                and text in diagnostics[INFERENCE].message
+            )
+
+        self.probe.spin_until(there, 20, f"'{text}' in diagnostics, last {diagnostics.get(INFERENCE)}")
+
+
+@pytest.fixture(scope="module")
+def robot(probe, start, untrained):
+    start("rsd_policy.nodes.policy_node", "policy_node", policy=str(untrained), clock="realtime")
+    robot = Robot(probe)
+    robot.show()
+    probe.spin_for(0.5)
+    assert robot.chunks == [], "an unconfigured node does nothing"
+    assert probe.transition("policy_node", CONFIGURE)
+    assert probe.transition("policy_node", ACTIVATE)
+    robot.instructions.publish(String(data=INSTRUCTION))
+    probe.spin_for(0.5)
+    return robot
+
+
+def test_each_observation_gives_a_provisional_and_a_verified_chunk_as_the_engine_does(robot, untrained):
+    stamp, proprio = robot.show()
+    chunks = robot.wait_final(stamp)
+    engine = RSDInferenceEngine(load_policy(untrained), mode="speculative")
+    images = {"agentview": FRAMES[0], "wrist": FRAMES[1]}
+    expected = list(engine.stream(Observation(images=images, proprio=proprio, instruction=INSTRUCTION)))
+    assert len(chunks) == len(expected) == 2
+    for msg, chunk in zip(chunks, expected, strict=True):
+        received = chunk_from_msg(msg)
+        assert received.actions.tobytes() == chunk.actions.tobytes()
+        assert (received.verified, received.accepted, received.levels) == (chunk.verified, chunk.accepted, chunk.levels)
+        assert msg.mode == "speculative" and msg.inference_ms > 0
+
+
+def test_a_camera_that_stops_is_named_and_no_chunk_comes(robot):
+    stamps = [robot.show(wrist=False)[0] for _ in range(3)]
+    robot.wait_diagnostics(DiagnosticStatus.ERROR, "wrist/image_raw did not come")
+    assert not any(robot.of(stamp) for stamp in stamps)
+    robot.wait_final(robot.show()[0])
+    robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ({"x": float("nan")}, "ObservationError: proprio: expected finite numbers"),
+        ({"encoding": "mono8"}, "agentview/image_raw: expected encoding rgb8 or bgr8, got 'mono8'"),
+    ],
+)
+def test_rubbish_is_reported_and_gives_no_chunk(robot, fault, text):
+    stamp, _ = robot.show(**fault)
+    robot.wait_diagnostics(DiagnosticStatus.ERROR, text)
+    assert robot.of(stamp) == []
+    robot.wait_final(robot.show()[0])
+
+
+def test_a_failing_node_says_so_to_the_goal_in_execution(robot):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    goal = send(robot, client, INSTRUCTION)
+    robot.show(x=float("nan"))
+    result = finish(robot, goal)
+    assert result.status == GoalStatus.STATUS_ABORTED
+    assert "expected finite numbers" in result.result.message
+
+
+def send(robot, client, instruction, timeout_s=0.0, feedback=None):
+    robot.probe.spin_until(client.server_is_ready, 20, "the action server")
+    future = client.send_goal_async(
+        ExecuteInstruction.Goal(instruction=instruction, timeout_s=timeout_s),
+        feedback_callback=None if feedback is None else lambda msg: feedback.append(msg.feedback),
+    )
+    robot.probe.spin_until(future.done, 20, "an answer to the goal")
+    return future.result()
+
+
+def finish(robot, goal):
+    future = goal.get_result_async()
+    robot.probe.spin_until(future.done, 20, "the goal's result")
+    return future.result()
+
+
+def test_a_goal_gives_feedback_counts_its_chunks_and_can_be_cancelled(robot):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    feedback = []
+    goal = send(robot, client, "pick up the plate", feedback=feedback)
+    assert goal.accepted
+    assert not send(robot, client, "another one").accepted, "one instruction at a time"
+    for i in range(3):
+        robot.wait_final(robot.show()[0])
+        robot.probe.spin_until(lambda i=i: len(feedback) > i, 10, "feedback")
+    assert [f.chunks for f in feedback] == [1, 2, 3]
+    assert all(f.inference_ms > 0 and 0 <= f.acceptance_rate <= 1 for f in feedback)
+    cancel = goal.cancel_goal_async()
+    robot.probe.spin_until(cancel.done, 20, "an answer to the cancel")
+    result = finish(robot, goal)
+    assert (result.status, result.result.success, result.result.chunks) == (GoalStatus.STATUS_CANCELED, False, 3)
+
+
+def test_the_goal_s_instruction_is_the_one_that_is_followed(robot, untrained):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    goal = send(robot, client, "up up up the plate")
+    stamp, proprio = robot.show()
+    received = robot.wait_final(stamp)[-1]
+    engine = RSDInferenceEngine(load_policy(untrained), mode="speculative")
+    images = {"agentview": FRAMES[0], "wrist": FRAMES[1]}
+    expected = engine.infer(Observation(images=images, proprio=proprio, instruction="up up up the plate"))
+    other = engine.infer(Observation(images=images, proprio=proprio, instruction=INSTRUCTION))
+    assert expected.actions.tobytes() != other.actions.tobytes(), "the instruction matters to this policy"
+    assert chunk_from_msg(received).actions.tobytes() == expected.actions.tobytes()
+    goal.cancel_goal_async()
+    assert finish(robot, goal).status == GoalStatus.STATUS_CANCELED
+
+
+def test_a_goal_ends_with_its_time(robot):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    result = finish(robot, send(robot, client, INSTRUCTION, timeout_s=0.3))
+    assert result.status == GoalStatus.STATUS_ABORTED
+    assert result.result.message == "not done within 0.3 s"
+
+
+def test_a_goal_succeeds_when_the_simulated_task_does(robot):
+    statuses = robot.probe.publisher(EpisodeStatus, "episode")
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    goal = send(robot, client, INSTRUCTION)
+    statuses.publish(EpisodeStatus(episode=1, state=EpisodeStatus.SUCCESS))
+    result = finish(robot, goal)
+    assert (result.status, result.result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+
+
+@pytest.mark.parametrize(("instruction", "timeout_s"), [("", 0.0), ("  ", 0.0), ("x" * 1001, 0.0), (INSTRUCTION, -1.0)])
+def test_senseless_goals_are_refused(robot, instruction, timeout_s):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    assert not send(robot, client, instruction, timeout_s).accepted
+
+
+def test_after_deactivate_no_chunk_comes_and_the_goal_ends(robot):
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    goal = send(robot, client, INSTRUCTION)
+    assert robot.probe.transition("policy_node", DEACTIVATE)
+    assert finish(robot, goal).status == GoalStatus.STATUS_ABORTED
+    stamp, _ = robot.show()
+    robot.probe.spin_for(0.5)
+    assert robot.of(stamp) == []
+    assert not send(robot, client, INSTRUCTION).accepted
+    assert robot.probe.transition("policy_node", ACTIVATE)
+    robot.wait_final(robot.show()[0])
+
+
+def test_a_checkpoint_that_cannot_be_used_fails_to_configure_with_the_reason(probe, start, untrained, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in untrained.iterdir():
+        data = bytearray(file.read_bytes())
+        if file.suffix == ".safetensors":
+            data[-1] ^= 1
+        (broken / file.name).write_bytes(data)
+    start("rsd_policy.nodes.policy_node", "altered", policy=str(broken), clock="realtime")
+    assert not probe.transition("altered", CONFIGURE)
+    probe.spin_until(
+        lambda: (
+            "altered: inference" in probe.diagnostics
+            and probe.diagnostics["altered: inference"].level == DiagnosticStatus.ERROR
+        ),
+        10,
+        "the reason in diagnostics",
+    )
+    assert "sha256" in probe.diagnostics["altered: inference"].message
