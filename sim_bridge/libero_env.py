@@ -188,13 +188,13 @@ class LiberoEnv:
 
         Raises:
             ActionError: wrong shape or range (NonFiniteError for NaN or infinity); nothing was executed.
-            SimulationError: no episode is running.
+            SimulationError: no episode is running, or its physics became unstable, which ends it.
         """
-        self._require_episode()
+        steps = self._require_episode()
         values = _checked_action(action)
+        self._steps = None
         done = self._advance(values, render=render and self.render)
-        assert self._steps is not None
-        self._steps += 1
+        self._steps = steps + 1
         return done
 
     def _advance(self, action: NDArray[np.float64], *, render: bool) -> bool:

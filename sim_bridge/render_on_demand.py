@@ -34,6 +34,13 @@ class RenderOnDemand(_Environment):
     render_due = False
     sim: Any
 
+    def _initialize_sim(self, xml_string: str | None = None) -> None:
+        super()._initialize_sim(xml_string)
+        if self.has_offscreen_renderer:
+            # the default framebuffer is 640x480; clearing and resolving what no frame shows costs a tenth of the time
+            size = self.sim.model.vis.global_
+            size.offwidth, size.offheight = max(self.camera_widths), max(self.camera_heights)
+
     def _create_camera_sensors(
         self, cam_name: str, cam_w: int, cam_h: int, cam_d: bool, cam_segs: Any, modality: str = "image"
     ) -> tuple[list[Sensor], list[str]]:
@@ -53,8 +60,10 @@ class RenderOnDemand(_Environment):
                     # robosuite makes its context current only once, when it creates it: another environment, or another
                     # thread, would draw into the wrong one
                     self.sim._render_context_offscreen.gl_ctx.make_current()
-                    last = sensor(obs_cache)
-                    release_context()
+                    try:
+                        last = sensor(obs_cache)
+                    finally:
+                        release_context()
             return last
 
         frame.__modality__ = sensor.__modality__  # type: ignore[attr-defined]

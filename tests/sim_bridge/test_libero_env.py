@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_nothing_works_before_reset_or_after_close() -> None:
     env.close()
     with pytest.raises(SimulationError, match="closed"):
         env.reset(0)
+
+
+def test_unstable_physics_ends_the_episode(env: LiberoEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo silently restarts from its defaults when values explode; that must not pass for a policy's failure."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warning to a file there
+    env.reset(0)
+    env.sim.data.qvel[:] = 1e11
+    with pytest.raises(SimulationError, match="physics"):
+        env.step(MOVE, render=False)
+    with pytest.raises(SimulationError, match="reset"):
+        env.step(MOVE, render=False)
+    env.reset(0)
+    assert env.step(MOVE, render=False) is False
 
 
 def test_random_placements_follow_their_seed(env: LiberoEnv) -> None:
