@@ -47,6 +47,15 @@ class Robot:
         self.probe.spin_until(lambda: self.statuses[-1].step == step + 1, 20, f"the state after step {step}")
         return self.statuses[-1]
 
+    def privileged(self, episode, step):
+        """The simulation's state at a moment."""
+
+        def found():
+            return [s.data[2:] for s in self.states if list(s.data[:2]) == [episode, step]]
+
+        self.probe.spin_until(lambda: bool(found()), 10, f"sim_state of step {step}")
+        return found()[0]
+
     def at(self, messages, stamp):
         """The message of a stamp."""
         self.probe.spin_until(
@@ -87,12 +96,12 @@ def test_the_robot_looks_as_in_process_bit_for_bit(robot, reference):
     pose, joints = robot.at(robot.poses, stamp), robot.at(robot.joints, stamp)
     assert proprio_from_msgs(pose, joints, GRIPPER_JOINTS).tobytes() == expected.proprio.tobytes()
     assert np.array_equal(joints.position[:7], reference.robot_state().joint_positions)
-    state = next(s for s in robot.states if list(s.data[:2]) == [robot.statuses[0].episode, 0])
-    assert np.array_equal(state.data[2:], reference.privileged_state())
+    state = robot.privileged(robot.statuses[0].episode, 0)
+    assert np.array_equal(state, reference.privileged_state())
 
 
 def test_camera_info_projects_the_world_to_where_the_image_shows_it(robot, reference):
-    """The plate, the only reddish white disc, is where K and the camera's pose say: the frame is mirrored, fx negative."""
+    """Plate and cabinet are where K and the camera's pose say: the frame is mirrored, so fx is negative."""
     stamp = to_nanoseconds(robot.statuses[0].header.stamp)
     info = robot.at(robot.infos["agentview"], stamp)
     assert (info.width, info.height) == (256, 256)
@@ -142,22 +151,24 @@ def test_clock_runs_with_the_simulation(robot):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [([np.nan] + [0.0] * 6, "finite"), ([0.0, 1.5] + [0.0] * 5, r"\[-1, 1\]"), ([np.inf] * 7, "finite")],
+    [([np.nan] + [0.0] * 6, "finite"), ([0.0, 1.5] + [0.0] * 5, "[-1, 1]"), ([np.inf] * 7, "finite")],
 )
 def test_a_bad_command_is_refused_and_the_episode_waits(robot, reference, values, message):
     step = robot.statuses[-1].step
     count = len(robot.statuses)
     robot.act(values, step)
     robot.probe.spin_until(lambda: len(robot.statuses) > count and robot.statuses[-1].message, 10, "a refusal")
-    assert np.any([part in robot.statuses[-1].message for part in (message, "[-1, 1]")])
+    assert message in robot.statuses[-1].message
     assert robot.statuses[-1].step == step
-    assert robot.probe.diagnostics["sim_bridge: episode"].message == robot.statuses[-1].message
+    refusal = robot.statuses[-1].message
+    robot.probe.spin_until(
+        lambda: robot.probe.diagnostics["sim_bridge: episode"].message == refusal, 10, "the refusal in diagnostics"
+    )
     # and it goes on exactly as if nothing had been sent
     status = robot.step(CLOSE, step)
     reference.step(np.array(CLOSE, np.float32), render=False)
     assert status.message == ""
-    state = next(s for s in robot.states if list(s.data[:2]) == [status.episode, status.step])
-    assert np.array_equal(state.data[2:], reference.privileged_state())
+    assert np.array_equal(robot.privileged(status.episode, status.step), reference.privileged_state())
 
 
 @pytest.mark.parametrize(
@@ -166,8 +177,8 @@ def test_a_bad_command_is_refused_and_the_episode_waits(robot, reference, values
         ({"suite": "libero_moon"}, "expected one of libero_spatial"),
         ({"task": 10}, "task"),
         ({"task": -1}, "task"),
-        ({"init_state": 50}, r"expected 0..49"),
-        ({"init_state": -2}, r"expected 0..49"),
+        ({"init_state": 50}, "expected 0..49"),
+        ({"init_state": -2}, "expected 0..49"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
     ],
@@ -176,12 +187,11 @@ def test_a_wrong_reset_is_refused_and_the_episode_goes_on(robot, reference, requ
     before = robot.statuses[-1]
     response = robot.reset(**request_)
     assert not response.accepted
-    assert message.split("..")[0] in response.message, response.message
+    assert message in response.message, response.message
     status = robot.step(CLOSE, before.step)
     reference.step(np.array(CLOSE, np.float32), render=False)
     assert (status.episode, status.state) == (before.episode, EpisodeStatus.RUNNING)
-    state = next(s for s in robot.states if list(s.data[:2]) == [status.episode, status.step])
-    assert np.array_equal(state.data[2:], reference.privileged_state())
+    assert np.array_equal(robot.privileged(status.episode, status.step), reference.privileged_state())
 
 
 def test_commands_of_another_episode_or_step_move_nothing(robot):
@@ -195,10 +205,12 @@ def test_commands_of_another_episode_or_step_move_nothing(robot):
 def test_a_lost_message_is_asked_for_again(robot):
     """Nobody answers: the same state comes again, with everything that belongs to it."""
     status = robot.statuses[-1]
+    robot.probe.spin_for(0.2)
     count, poses = len(robot.statuses), len(robot.poses)
-    robot.probe.spin_until(lambda: len(robot.statuses) >= count + 2, 20, "two repetitions")
+    robot.probe.spin_until(
+        lambda: len(robot.statuses) >= count + 2 and len(robot.poses) >= poses + 2, 20, "two repetitions"
+    )
     assert robot.statuses[-1] == status
-    assert len(robot.poses) >= poses + 2
     assert robot.poses[-1] == robot.poses[poses - 1]
 
 
