@@ -74,7 +74,7 @@ interrupted() {
         kill -TERM -- "-$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
-    say "" "rsd: set-up interrupted; the same command goes on from here"
+    printf "\nrsd: set-up interrupted; the same command goes on from here\n"
     exit 130
 }
 
