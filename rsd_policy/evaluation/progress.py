@@ -48,11 +48,17 @@ class Progress:
             self._overall = self._display.add_task("episodes", total=total, completed=self._finished, note=self._note())
             self._display.start()
 
-    def started(self, spec: EpisodeSpec) -> None:
+    def started(self, spec: EpisodeSpec, what: str = "") -> None:
+        """Work on an episode begins; `what` says which when it is not to run it."""
         if self._display is not None:
             self._rows[spec] = self._display.add_task(
-                f"  task {spec.task} trial {spec.trial}", total=self._max_steps, note="preparing"
+                f"  {what}task {spec.task} trial {spec.trial}", total=self._max_steps, note="preparing"
             )
+
+    def ended(self, spec: EpisodeSpec) -> None:
+        """Work on an episode has ended."""
+        if self._display is not None and spec in self._rows:
+            self._display.remove_task(self._rows.pop(spec))
 
     def stepped(self, spec: EpisodeSpec, step: int, inference_ms: float | None = None) -> None:
         """`step` control steps of the episode are done; `inference_ms` of the latest inference, when there was one."""
@@ -67,10 +73,8 @@ class Progress:
         self._errors += result.outcome == ERROR
         self._finished += result.outcome != ERROR
         self._successes += result.success
-        if self._display is not None:
-            if spec in self._rows:
-                self._display.remove_task(self._rows.pop(spec))
-            assert self._overall is not None
+        self.ended(spec)
+        if self._display is not None and self._overall is not None:
             self._display.update(self._overall, completed=self._finished, note=self._note())
             if result.outcome != ERROR:
                 return
@@ -84,10 +88,6 @@ class Progress:
                 line += f", inference {mean:.1f} ms"
             line += f", {self._note()}"
         self._console.print(line, markup=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """A line of its own, above the live display."""
-        self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._display is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def percent(value: float | None) -> str:
 
 def print_summary(summary: dict[str, Any], directory: Path, console: Console | None = None) -> None:
     """Success per task with intervals, then the figures of the run, on stdout."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     mode = f", mode {summary['mode']}" if summary["mode"] else ""
     table = Table(title=f"{summary['suite']}, policy {summary['policy']}{mode}, {summary['transport']}")
     table.add_column("task", justify="right")

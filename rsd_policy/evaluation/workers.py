@@ -98,8 +98,7 @@ def _assign(worker: _Worker, queue: list[Job], crew: Sequence[_Worker], recorder
     best = min(queue, key=lambda job: (job.spec.task != worker.task, job.spec.task in taken))
     queue.remove(best)
     worker.job, worker.task, worker.heard = best, best.spec.task, time.monotonic()
-    if best.replay is None:
-        recorder.started(best.spec)
+    recorder.progress.started(best.spec, "video of " if best.replay else "")
     try:
         worker.connection.send(best)
     except ConnectionError:
@@ -124,7 +123,8 @@ def _hear(worker: _Worker, queue: list[Job], recorder: Recorder, failures: list[
                 worker.job = None
                 if video and result.outcome != ERROR:
                     queue.insert(0, Job(result.spec, replay=result))
-            elif kind == "video":
+            elif kind == "video" and worker.job is not None:
+                recorder.progress.ended(worker.job.spec)
                 worker.job = None
                 if content[0] is not None:
                     failures.append(content[0])
