@@ -53,21 +53,27 @@ def resolve(python: str, constraints: dict[str, str]) -> dict[str, str]:
 
 
 def merge(resolved: dict[str, dict[str, str]]) -> list[str]:
-    """Lock lines of "3.x" -> package -> version; a marker on those that are not the same for all."""
+    """Lock lines of "3.x" -> package -> version; a marker on those that are not the same for all.
+
+    The markers of the newest interpreter have no upper end: a system's ROS may bring a newer one yet.
+    """
+    pythons = sorted(resolved, key=lambda python: int(python.split(".")[1]))
     lines = []
     for name in sorted({name for versions in resolved.values() for name in versions}):
-        users: dict[str, list[str]] = {}
-        for python, versions in resolved.items():
-            if name in versions:
-                users.setdefault(versions[name], []).append(python)
-        for version, pythons in users.items():
-            marker = " or ".join(f'python_version == "{python}"' for python in sorted(pythons, key=_minor))
-            lines.append(f"{name}=={version}" + ("" if len(pythons) == len(resolved) else f" ; {marker}"))
+        taken = [resolved[python].get(name) for python in pythons]
+        start = 0
+        for stop in range(1, len(pythons) + 1):
+            if stop < len(pythons) and taken[stop] == taken[start]:
+                continue
+            conditions = []
+            if start > 0:
+                conditions.append(f'python_version >= "{pythons[start]}"')
+            if stop < len(pythons):
+                conditions.append(f'python_version < "{pythons[stop]}"')
+            if taken[start] is not None:
+                lines.append(f"{name}=={taken[start]}" + (f" ; {' and '.join(conditions)}" if conditions else ""))
+            start = stop
     return lines
-
-
-def _minor(python: str) -> int:
-    return int(python.split(".")[1])
 
 
 def main(pythons: list[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,6 +51,16 @@ def setup(root: Path, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(
         [root / "rsd", "setup", *arguments], capture_output=True, text=True, env=CLEAN | environment, check=False
     )
+
+
+def script(name: str) -> ModuleType:
+    """A Python file of requirements/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "requirements" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def mark_as_set_up(root: Path) -> None:
@@ -170,11 +181,7 @@ def test_an_installed_jazzy_is_preferred_to_the_wheels(checkout: Path, tmp_path:
 
 
 def test_wheel_exports_point_to_the_running_interpreter(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("relocate", ROOT / "requirements" / "relocate_ros_wheels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("relocate_ros_wheels")
     export = tmp_path / "share/std_msgs/cmake/export_std_msgs__rosidl_generator_pyExport.cmake"
     export.parent.mkdir(parents=True)
     export.write_text(
@@ -194,3 +201,17 @@ def test_the_locks_pin_everything() -> None:
     for name in ("lock.txt", "ros-wheels.txt"):
         for line in (ROOT / "requirements" / name).read_text().splitlines():
             assert line.startswith("#") or "==" in line.split(";")[0], f"{name}: {line}"
+
+
+def test_a_lock_line_has_a_marker_where_interpreters_differ() -> None:
+    resolved = {
+        "3.11": {"numpy": "2.4.6", "rich": "15.0.0"},
+        "3.12": {"numpy": "2.4.6", "rich": "15.0.0"},
+        "3.10": {"numpy": "2.2.6", "rich": "15.0.0", "tomli": "2.5.0"},
+    }
+    assert script("lock").merge(resolved) == [
+        'numpy==2.2.6 ; python_version < "3.11"',
+        'numpy==2.4.6 ; python_version >= "3.11"',
+        "rich==15.0.0",
+        'tomli==2.5.0 ; python_version < "3.11"',
+    ]
