@@ -27,7 +27,8 @@ class Observation:
 
     Attributes:
         images: camera name -> uint8 [H, W, 3], RGB, upright.
-        proprio: float32 [8]: end-effector position in the robot base frame (m), its orientation as axis-angle (rad),
+        proprio: float32 [8]: end-effector position in the simulator's world frame, as LIBERO policies read it (m; on an
+            arm: the frame of `eef_pose`), its orientation as axis-angle (rad),
             the two gripper finger positions (m).
         instruction: what to do, in plain English.
         stamp: acquisition time in seconds of the clock in use, or None.
@@ -124,7 +125,7 @@ def proprio_from_pose(
     representation that public LIBERO policies were trained on (facts: 40 points lost on libero_10).
 
     Args:
-        position: [3], end-effector position in the robot base frame, m.
+        position: [3], end-effector position, m, in the frame that the policy was trained in (LIBERO: world).
         quaternion_xyzw: [4], unit quaternion, scalar last.
         gripper_qpos: [2], finger joint positions, m.
 

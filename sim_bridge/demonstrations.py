@@ -72,7 +72,7 @@ def read_demonstrations(directory: Path) -> Iterator[Demonstration]:
             with np.load(path, allow_pickle=False) as file:
                 values = {key: file[key] for key in Demonstration.__dataclass_fields__}
         except (OSError, ValueError, KeyError) as error:
-            raise RSDError(f"{path}: expected a demonstration, got: {error}; remove the file and collect again") from error
+            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
         for key, kind in (("suite", str), ("instruction", str), ("task", int), ("seed", int)):
             values[key] = kind(values[key].item())
         yield Demonstration(**values)

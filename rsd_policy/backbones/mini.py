@@ -2,9 +2,9 @@
 
     [64 agentview | 64 wrist | 1 proprio | 4 text | T action slots] -> num_layers pre-norm transformer layers
 
-Each camera has a residual convolutional stem (128x128 -> 8x8 tokens). The instruction is tokenised into words, read by a
-two-layer text transformer and pooled by learned queries, so that a paraphrase is a different input and not another
-index. Attention is bidirectional. Residual branches start at zero (facts: trains stably without warm-up tricks).
+Each camera has a residual convolutional stem (128x128 -> 8x8 tokens). The instruction is tokenised into words, read by
+a two-layer text transformer and pooled by learned queries, so that a paraphrase is a different input and not another
+index. Attention is bidirectional. Residual branches start at zero.
 """
 
 from __future__ import annotations
@@ -187,6 +187,9 @@ class MiniBackbone(nn.Module):
         proprio_mean: [8], subtracted from the state.
         proprio_std: [8], divides the state.
     """
+
+    proprio_mean: Tensor
+    proprio_std: Tensor
 
     def __init__(self, config: MiniConfig, proprio_mean: Tensor, proprio_std: Tensor) -> None:
         super().__init__()

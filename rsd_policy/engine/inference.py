@@ -92,7 +92,7 @@ class RSDInferenceEngine:
             raise RSDError(f"execute_steps: expected 1 .. {policy.horizon}, got {steps}")
         if audit_every < 1:
             raise RSDError(f"audit_every: expected at least 1, got {audit_every}")
-        self.device = _device(device)
+        self.device = parse_device(device)
         self.policy = policy.to(self.device)
         self.mode = mode
         self.execute_steps = steps
@@ -118,11 +118,7 @@ class RSDInferenceEngine:
             NonFiniteError: the model produced NaN or infinity.
             InferenceError: out of memory or device failure.
         """
-        chunk: ActionChunk | None = None
-        for chunk in self.stream(observation):
-            pass
-        assert chunk is not None
-        return chunk
+        return list(self.stream(observation))[-1]
 
     def stream(self, observation: Observation) -> Iterator[ActionChunk]:
         """Chunks as soon as they are usable; the last one is what `infer` returns.
@@ -149,7 +145,7 @@ class RSDInferenceEngine:
             final = self._late(hidden, clock)
             yield self._verified(final, draft, clock, first_action_ms)
         except torch.OutOfMemoryError as error:
-            raise InferenceError(f"{self.device} is out of memory: {error}; free memory or use another device") from error
+            raise InferenceError(f"{self.device} is out of memory: {error}; free some or use another") from error
 
     @torch.inference_mode()
     def _early(self, observation: Observation, clock: StageClock) -> Tensor:
@@ -267,7 +263,12 @@ class RSDInferenceEngine:
         self._last_gripper = float(executed.actions[self.execute_steps - 1, GRIPPER])
 
 
-def _device(name: str | torch.device) -> torch.device:
+def parse_device(name: str | torch.device) -> torch.device:
+    """Torch device by name.
+
+    Raises:
+        RSDError: unknown name, or a GPU that is not there.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from rsd_policy import __version__
 from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
 from rsd_policy.checkpoints.loading import build_policy, load_policy, save_policy
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.engine.inference import _device as parse_device
+from rsd_policy.engine.inference import parse_device
 from rsd_policy.training.dataset import load_demonstrations, to_frames
 from rsd_policy.training.plots import plot_losses
 from rsd_policy.training.trainer import Progress as TrainProgress
@@ -89,10 +89,10 @@ def main(argv: list[str]) -> int:
 
         def report(p: TrainProgress) -> None:
             history.append(p)
-            show = {"main": _levels(p.main_accuracy[:3]), "draft": _levels(p.draft_accuracy)}
-            bar.update(task, completed=p.step, loss=p.loss, **show)
+            main, draft = _levels(p.main_accuracy[:3]), _levels(p.draft_accuracy)
+            bar.update(task, completed=p.step, loss=p.loss, main=main, draft=draft)
             if not bar.console.is_terminal and (len(history) % 20 == 1 or p.step == config.steps):
-                print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {show['main']}  draft {show['draft']}")
+                print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {main}  draft {draft}")
 
         policy = train(policy, frames, config, device, arguments.out / "training-state.pt", report)
     predictions = predict(policy, to_frames(held_out, tokenizer, policy.horizon), device)

@@ -9,9 +9,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot  # noqa: E402  (the backend must be chosen first)
+from matplotlib import pyplot
 
-from rsd_policy.training.trainer import Progress  # noqa: E402
+from rsd_policy.training.trainer import Progress
 
 
 def plot_losses(history: Sequence[Progress], path: Path) -> None:

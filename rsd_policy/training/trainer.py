@@ -104,7 +104,8 @@ def train(
     generator = torch.Generator(device="cpu").manual_seed(config.seed)
     model = _TrainingModel(policy).to(device).train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95))
+    groups = _parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
     step, seconds = 0, 0.0
     if state_path.is_file():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -150,7 +151,8 @@ def train(
     for name, module in policy.modules().items():
         module.load_state_dict(getattr(average, name).state_dict())
         module.eval().requires_grad_(False)
-    policy.manifest["provenance"]["training"] = {**asdict(config), "seconds": round(seconds, 1), "device": _name(device)}
+    run = {"seconds": round(seconds, 1), "device": _name(device)}
+    policy.manifest["provenance"]["training"] = asdict(config) | run
     return policy
 
 

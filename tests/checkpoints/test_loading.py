@@ -110,7 +110,7 @@ def test_another_format_or_architecture_is_refused(checkpoint: Path, changes: di
 
 
 def test_unknown_name_says_what_is_shipped(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="manifest.json"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
         load_policy(tmp_path)
 
 

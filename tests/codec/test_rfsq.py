@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_each_level_cuts_the_error_to_about_a_third() -> None:
     actions = random_actions(2000, 8)
     tokens = codec.encode(actions)
     errors = [(codec.decode(tokens[:n]) - actions).abs()[..., :GRIPPER].mean().item() for n in range(1, 9)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert coarse / fine > 1.6
 
 

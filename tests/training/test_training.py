@@ -101,7 +101,9 @@ def constant_frames(count: int) -> Demonstrations:
 def test_loop_learns_resumes_and_predicts(tmp_path: Path) -> None:
     frames = constant_frames(32)
     history: list[Progress] = []
-    config = TrainConfig(steps=60, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=60)
+    config = TrainConfig(
+        steps=60, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=60
+    )
     state = tmp_path / "state.pt"
     policy = train(small_policy(), frames, config, CPU, state, history.append)
     assert history[-1].loss < 0.5 * history[0].loss
