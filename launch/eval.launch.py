@@ -1,14 +1,13 @@
 """Evaluate a policy in closed loop on LIBERO: `ros2 launch rsd_policy eval.launch.py task_suite:=libero_spatial`.
 
-The graph is the one that `./rsd eval` starts (rsd_policy/bringup.py). `ros2 launch` returns 0 whatever the nodes return: the
-outcome is in the table at the end and in summary.json of the result directory.
+The graph is the one that `./rsd eval` starts (rsd_policy/bringup.py). `ros2 launch` returns 0 whatever the nodes
+return: the outcome is in the table at the end and in summary.json of the result directory.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -16,6 +15,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from launch import LaunchContext, LaunchDescription
 from rsd_policy.bringup import EVAL_ARGUMENTS, EVAL_CONFIG, NodeSpec, eval_nodes
 
 
