@@ -118,7 +118,8 @@ def findings(result: dict[str, Any]) -> list[str]:
     for key, name in (("inference_speedup", "inference"), ("first_action_speedup", "first action")):
         ratio = result[key]
         if ratio:
-            lines.append(f"{name}: B is {ratio['value']:.2f} x as fast ({ratio['low']:.2f} .. {ratio['high']:.2f})")
+            interval = f" ({ratio['low']:.2f} .. {ratio['high']:.2f})" if ratio["low"] is not None else ""
+            lines.append(f"{name}: B is {ratio['value']:.2f} x as fast{interval}")
     if result["hardware_differs_in"]:
         lines.append(f"latencies are not compared: the runs differ in {', '.join(result['hardware_differs_in'])}")
     return lines
@@ -155,7 +156,7 @@ def _side(store: ResultStore, episodes: Sequence[EpisodeResult]) -> dict[str, An
     }
 
 
-def _speedup(pairs: Sequence[Pair], field: str) -> dict[str, float] | None:
+def _speedup(pairs: Sequence[Pair], field: str) -> dict[str, float | None] | None:
     """Mean time of A over mean time of B, per inference."""
     ratio = paired_ratio(
         [[getattr(chunk, field) for chunk in x.chunks] for x, _ in pairs],

@@ -73,13 +73,17 @@ def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int
     return max(-1.0, low), min(1.0, high)
 
 
+MIN_PAIRS = 5
+"""A bootstrap over fewer pairs sees next to none of the variation between them: its interval would pretend precision."""
+
+
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of means with its 95 % interval."""
+    """A ratio of means with its 95 % interval; the limits are None when there are fewer than `MIN_PAIRS`."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def paired_ratio(
@@ -104,8 +108,11 @@ def paired_ratio(
     def ratio(total: NDArray[np.float64]) -> NDArray[np.float64]:
         return (total[..., 0] / total[..., 1]) / (total[..., 2] / total[..., 3])
 
+    value = float(ratio(sums.sum(axis=0)))
+    if len(sums) < MIN_PAIRS:
+        return Ratio(value, None, None)
     picks = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
     totals = sums[picks].sum(axis=1)
     usable = totals[(totals[:, 1] > 0) & (totals[:, 3] > 0)]
     low, high = np.percentile(ratio(usable), [2.5, 97.5])
-    return Ratio(float(ratio(sums.sum(axis=0))), float(low), float(high))
+    return Ratio(value, float(low), float(high))

@@ -45,9 +45,10 @@ def figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
         if latency is not None:
             parts = ", ".join(f"{part} {latency[part]:.1f}" for part in ("mean", "p50", "p95", "p99"))
             rows.append((name, f"{parts} ms"))
-    for key, name in (("draft_acceptance_rate", "draft acceptance"), ("skip_rate", "backbone skipped")):
-        if summary[key] is not None and (key != "skip_rate" or summary["mode"] == "gated"):
-            rows.append((name, percent(summary[key])))
+    if summary["draft_acceptance_rate"] is not None:
+        rows.append(("drafts accepted", f"{percent(summary['draft_acceptance_rate'])} of those compared"))
+    if summary["mode"] == "gated" and summary["skip_rate"] is not None:
+        rows.append(("backbone skipped", f"{percent(summary['skip_rate'])} of inferences"))
     audit = summary["audit"]
     if audit["checked"]:
         rows.append(("audits", f"{audit['checked']} checked, {audit['deviated']} deviated"))
