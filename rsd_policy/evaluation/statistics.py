@@ -74,7 +74,7 @@ def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int
 
 
 MIN_PAIRS = 5
-"""A bootstrap over fewer pairs sees next to none of the variation between them: its interval would pretend precision."""
+"""A bootstrap over fewer pairs sees next to none of their variation: its interval would pretend precision."""
 
 
 @dataclass(frozen=True)
