@@ -31,7 +31,6 @@ def _node(spec: NodeSpec) -> Node:
         name=spec.name,
         parameters=[str(Path(__file__).resolve().parents[1] / EVAL_CONFIG), parameters],
         output="screen",
-        emulate_tty=spec.conducts,
     )
 
 
