@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": ("rsd_policy.evaluation.cli_compare", "compare two results episode by episode"),
     "collect": ("sim_bridge.collect", "record demonstrations of the scripted expert"),
     "train": ("rsd_policy.training.cli", "train a policy on demonstrations"),
+    "bench": ("benchmarks.inference", "measure the latency of inference per mode"),
     "doctor": ("rsd_policy.doctor", "say what is installed, what works and what is missing"),
     "test": ("rsd_policy.selftest", "ruff, mypy and all tests; further arguments go to pytest"),
 }
