@@ -136,7 +136,7 @@ def proprio_from_pose(
     w = min(1.0, max(-1.0, float(quaternion[3])))
     sin_half = math.sqrt(1.0 - w * w)
     if math.isclose(sin_half, 0.0, abs_tol=1e-12):
-        axis_angle = np.zeros(3)
+        axis_angle: NDArray[np.float64] = np.zeros(3)
     else:
         axis_angle = quaternion[:3] * (2.0 * math.acos(w) / sin_half)
     return np.concatenate(

@@ -43,9 +43,9 @@ class Command:
 class ChunkExecutor:
     """Hands out the commands of the newest chunk, one per control tick.
 
-    Step i of a chunk belongs to the tick at `chunk stamp + i * period`: a chunk that arrives late is entered at the step
-    that is due now, and the steps before it are never executed. In lockstep time stands still during inference, so every
-    chunk is entered at step 0.
+    Step i of a chunk belongs to the tick at `chunk stamp + i * period`: a chunk that arrives late is entered at the
+    step that is due now, and the steps before it are never executed. In lockstep time stands still during inference, so
+    every chunk is entered at step 0.
     """
 
     def __init__(

@@ -245,7 +245,7 @@ class BridgeNode(Node):
         self._report_speed()
         command = self._command
         if command is None or self._ticks - self._command_tick >= COMMAND_PERIODS:
-            values = np.zeros(ACTION_DIM, dtype=np.float32)
+            values: NDArray[np.float32] = np.zeros(ACTION_DIM, dtype=np.float32)
             values[GRIPPER] = self._gripper
         else:
             values = _values(command)
