@@ -104,11 +104,12 @@ class RSDInferenceEngine:
         self._last_gripper: float | None = None
 
     def reset(self) -> None:
-        """Forget the episode: the next chunk is the first of a new one, and a fall-back after an audit ends."""
+        """Forget the episode: the next chunk is the first of a new one.
+
+        The audit goes on across episodes, since one alone holds too few skipped chunks to judge by, and a fall-back
+        lasts as long as the engine: what broke the gate's promise is not gone with the episode.
+        """
         self._last_gripper = None
-        if self.gate:
-            self.audit = Audit(self.gate.alpha, self.audit.every)
-            self.totals.fell_back = False
 
     def infer(self, observation: Observation) -> ActionChunk:
         """The final chunk for an observation.

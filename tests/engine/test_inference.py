@@ -86,7 +86,7 @@ def test_gripper_change_is_verified() -> None:
     assert engine.infer(observations(1)[0]).verified
 
 
-def test_audit_that_finds_deviations_falls_back_until_reset() -> None:
+def test_audit_that_finds_deviations_falls_back_for_good() -> None:
     engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=1)
     skipped = []
     for observation in observations(8):
@@ -95,7 +95,16 @@ def test_audit_that_finds_deviations_falls_back_until_reset() -> None:
     assert engine.totals.audit_deviated > 0 and engine.totals.fell_back
     assert skipped[0] and not skipped[-1]
     engine.reset()
-    assert not engine.totals.fell_back
+    assert engine.totals.fell_back
+
+
+def test_audit_counts_across_episodes() -> None:
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=3)
+    for observation in observations(3):
+        engine.reset()
+        engine._last_gripper = 1.0
+        engine.infer(observation)
+    assert engine.totals.audited == 1
 
 
 def test_nan_in_the_weights_is_an_error_and_not_an_action() -> None:
