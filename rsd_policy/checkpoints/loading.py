@@ -17,6 +17,7 @@ from rsd_policy.backbones.mini import MiniBackbone, MiniConfig
 from rsd_policy.checkpoints.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    manifest_digest,
     read_manifest,
     resolve_checkpoint,
     sha256,
@@ -86,8 +87,8 @@ def build_policy(name: str, manifest: dict[str, Any]) -> Policy:
         common = {"hidden_size": backbone.hidden_size, "horizon": config.horizon, "slots": backbone.slots}
         head = RFSQHead(**common, **architecture["head"], levels=codec.levels, bins=codec.bins)
         draft = RFSQDraftModel(**common, **architecture["draft"], bins=codec.bins)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint '{name}': architecture entry missing or misnamed: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint '{name}': architecture entry missing, misnamed or wrong: {error}") from error
     exit_layer = int(manifest["exit_layer"])
     if not 0 < exit_layer < backbone.num_layers:
         raise CheckpointError(f"exit_layer: expected 1 .. {backbone.num_layers - 1}, got {exit_layer}")
@@ -164,6 +165,7 @@ def save_policy(directory: Path, policy: Policy) -> None:
         files[name] = sha256(directory / name)
     policy.manifest["format_version"] = FORMAT_VERSION
     policy.manifest["files"] = files
+    policy.manifest["manifest_sha256"] = manifest_digest(policy.manifest)
     write_json(directory / MANIFEST, policy.manifest)
 
 

@@ -27,6 +27,7 @@ REQUIRED = (
     "accuracy",
     "provenance",
     "files",
+    "manifest_sha256",
 )
 SHIPPED = Path(__file__).parent
 """Directory of the checkpoints that come with the package; each is a subdirectory named after the policy."""
@@ -53,7 +54,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Parse and check the manifest of a checkpoint directory; the files it lists are not read.
 
     Raises:
-        CheckpointError: not JSON, another format version, or an entry is missing.
+        CheckpointError: not JSON, another format version, altered, or an entry is missing.
     """
     path = directory / MANIFEST
     try:
@@ -70,7 +71,17 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: expected format version {FORMAT_VERSION}, got {manifest['format_version']}; "
             "use the release of rsd_policy that wrote it"
         )
+    if manifest["manifest_sha256"] != manifest_digest(manifest):
+        raise CheckpointError(
+            f"{path}: its content does not have the sha256 it states; it is altered, fetch the checkpoint again"
+        )
     return manifest
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Hex sha256 of a manifest's content without its own `manifest_sha256`, whatever its layout in the file."""
+    content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:

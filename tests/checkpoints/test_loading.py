@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rsd_policy import RSDInferenceEngine, load_policy
 from rsd_policy.checkpoints.loading import save_policy
-from rsd_policy.checkpoints.manifest import sha256
+from rsd_policy.checkpoints.manifest import manifest_digest, sha256
 from rsd_policy.errors import CheckpointError
 from tests.policies import random_observation, small_policy
 
@@ -63,7 +63,17 @@ def test_missing_file_is_refused(checkpoint: Path) -> None:
 
 def edit_manifest(directory: Path, **changes: object) -> None:
     path = directory / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    manifest = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({**manifest, "manifest_sha256": manifest_digest(manifest)}))
+
+
+def test_altered_manifest_is_refused(checkpoint: Path) -> None:
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["codec"]["scale"][0] = 0.5
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="altered"):
+        load_policy(checkpoint)
 
 
 def test_file_names_cannot_leave_the_directory(checkpoint: Path) -> None:
