@@ -17,7 +17,7 @@ class Acceptance:
     Attributes:
         threshold: least fraction of equal L0-L2 tokens over the executed steps (0.7 in the original project).
         tolerance: [6], largest deviation per step and degree of freedom in action units. 5 mm and 0.05 rad are 0.1
-            units of LIBERO's OSC_POSE (1 is 0.05 m and 0.5 rad; facts/libero.md).
+            units of robosuite's OSC_POSE controller as LIBERO sets it up (1 is 0.05 m and 0.5 rad).
     """
 
     threshold: float

@@ -28,7 +28,7 @@ from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
 from rsd_policy.engine.timing import StageClock
-from rsd_policy.errors import InferenceError, NonFiniteError, RSDError
+from rsd_policy.errors import InferenceError, NonFiniteError, RSDError, SetupError
 from rsd_policy.observation import ActionChunk, ChunkStats, Observation
 
 Mode = Literal["baseline", "speculative", "gated"]
@@ -117,7 +117,7 @@ class RSDInferenceEngine:
         Raises:
             ObservationError: a camera is missing or the instruction has no word.
             NonFiniteError: the model produced NaN or infinity.
-            InferenceError: out of memory or device failure.
+            InferenceError: out of memory or device failure (RuntimeError of torch).
         """
         return list(self.stream(observation))[-1]
 
@@ -147,6 +147,8 @@ class RSDInferenceEngine:
             yield self._verified(final, draft, clock, first_action_ms)
         except torch.OutOfMemoryError as error:
             raise InferenceError(f"{self.device} is out of memory: {error}; free some or use another") from error
+        except RuntimeError as error:  # what torch raises for a failing device, and for the CPU's memory
+            raise InferenceError(f"inference on {self.device} failed: {error}") from error
 
     @torch.inference_mode()
     def _early(self, observation: Observation, clock: StageClock) -> Tensor:
@@ -268,12 +270,15 @@ def parse_device(name: str | torch.device) -> torch.device:
     """Torch device by name.
 
     Raises:
-        RSDError: unknown name, or a GPU that is not there.
+        RSDError: unknown name.
+        SetupError: a GPU that is not there.
     """
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise RSDError(f"device: expected 'cpu' or 'cuda[:n]', got '{name}'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RSDError(f"device '{name}' was asked for, but torch sees no CUDA GPU; use device 'cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SetupError(
+            f"device '{name}': torch {torch.__version__} sees {torch.cuda.device_count()} CUDA GPUs; use device 'cpu'"
+        )
     return device

@@ -11,7 +11,7 @@ class StageClock:
     """Stopwatch for one inference.
 
     Kernels run asynchronously on a GPU: reading a host clock without waiting for the device assigns time to the wrong
-    stage (facts/anchors.md). Every mark therefore synchronises first.
+    stage. Every mark therefore synchronises first.
     """
 
     def __init__(self, device: torch.device) -> None:

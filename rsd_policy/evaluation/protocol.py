@@ -132,14 +132,20 @@ class EvalConfig:
         if self.policy == EXPERT:
             object.__setattr__(self, "mode", None)
             object.__setattr__(self, "device", None)
-        elif self.mode not in MODES:
+            return
+        if self.mode not in MODES:
             raise ArgumentError(f"unknown mode '{self.mode}': expected one of {', '.join(MODES)}")
+        if self.device is None or not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ArgumentError(f"unknown device '{self.device}': expected cpu, cuda or cuda:N")
 
     def with_checkpoint(self) -> EvalConfig:
         """This config with the digest of its checkpoint, after every file of it was compared with its own.
 
+        Also makes sure that the device is there.
+
         Raises:
             CheckpointError: the checkpoint is missing, incomplete, altered, or not calibrated for mode 'gated'.
+            SetupError: there is no such GPU.
         """
         if self.policy == EXPERT:
             return self
@@ -150,6 +156,10 @@ class EvalConfig:
             from rsd_policy.engine.gate import Gate  # imports torch
 
             Gate.from_manifest(manifest["gate"])
+        if self.device is not None and self.device.startswith("cuda"):
+            from rsd_policy.engine.inference import parse_device  # imports torch
+
+            parse_device(self.device)
         return replace(self, policy_sha256=sha256(directory / MANIFEST))
 
     @property
