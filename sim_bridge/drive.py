@@ -16,7 +16,7 @@ from sim_bridge.libero_env import LiberoEnv
 CAMERAS = ("agentview", "wrist")
 
 BURST_STEPS = (2, 7)
-"""Shortest and longest burst of disturbed control steps (facts/mini.md)."""
+"""Shortest and longest burst of disturbed control steps."""
 
 BURST_AMPLITUDE = (0.2, 0.9)
 """Largest translation command of a burst, of the full scale of 0.05 m; the rotation gets a third of it."""

@@ -22,7 +22,7 @@ from rsd_policy.training.trainer import TrainConfig, train
 from rsd_policy.training.validate import accuracy, calibrate_gate, predict
 
 TOLERANCE = [0.1] * 6
-"""5 mm and 0.05 rad per step in LIBERO's OSC_POSE units (1 is 0.05 m and 0.5 rad; facts/libero.md)."""
+"""5 mm and 0.05 rad per step in units of robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
 
 
 def main(argv: list[str]) -> int:

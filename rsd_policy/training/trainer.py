@@ -3,7 +3,8 @@
     loss = sum_l w_l CE(main level l) + draft_weight * sum_{l<3} w_l CE(draft level l) + l1_weight * |a - a_L1|
 
 The draft hangs on the hidden states after layer k and sends its gradient into layers 0 .. k-1, so that these layers
-learn to carry what the draft needs. The L1 regressor helps the backbone (facts/mini.md) and is not kept.
+learn to carry what the draft needs. The L1 regressor gives the backbone a gradient that
+knows distances, which cross-entropy does not, and is not kept.
 """
 
 from __future__ import annotations
