@@ -56,9 +56,8 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
-        fatal = getattr(node, "fatal_error", None)
-        if fatal is not None:
-            raise fatal from None
+        # an ordinary end, unless one of the node's threads brought it about
+        _raise_fatal(node)
         return 0
     finally:
         close = getattr(node, "close", None)
@@ -67,4 +66,12 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+    # spin returns like this when the context was shut down while a callback ran
+    _raise_fatal(node)
     return 0
+
+
+def _raise_fatal(node: Node | None) -> None:
+    fatal: BaseException | None = getattr(node, "fatal_error", None)
+    if fatal is not None:
+        raise fatal from None
