@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,14 @@ class EvalNode(Node):
         return config.with_checkpoint()
 
 
-def bring_up(node: EvalNode, conductor: Conductor) -> None:
+def bring_up(node: Node, conductor: Conductor, managed: Sequence[str]) -> None:
     """Configure and activate the managed nodes, in order; those that already are stay as they are.
 
     Raises:
         SilentNodeError: one does not answer.
         EpisodeError: one cannot be configured or activated.
     """
-    for name in node.managed:
+    for name in managed:
         get_state = node.create_client(GetState, f"{name}/get_state")
         change_state = node.create_client(ChangeState, f"{name}/change_state")
 
@@ -146,7 +147,7 @@ def evaluate(node: EvalNode) -> int:
     with Recorder(out, config) as recorder:
         try:
             if recorder.pending():
-                bring_up(node, conductor)
+                bring_up(node, conductor, node.managed)
                 conduct(conductor, recorder)
             complete = not recorder.pending()
         finally:
