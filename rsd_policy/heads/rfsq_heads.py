@@ -129,14 +129,5 @@ class RFSQHead(nn.Module):
 class RFSQDraftModel(RFSQHead):
     """RFSQHead that reads an early layer of the backbone and predicts the coarse levels L0-L2 only."""
 
-    def __init__(
-        self,
-        hidden_size: int = 4096,
-        horizon: int = 8,
-        slots: int = 56,
-        width: int = 1024,
-        num_layers: int = 8,
-        levels: int = 3,
-        bins: int = 3,
-    ) -> None:
-        super().__init__(hidden_size, horizon, slots, width, num_layers, levels, bins)
+    def __init__(self, *, levels: int = 3, **sizes: int) -> None:
+        super().__init__(levels=levels, **sizes)
