@@ -84,6 +84,8 @@ class BridgeNode(Node):
         self._speed = 1.0
         self._jobs: queue.SimpleQueue[_Reset | Action | None] = queue.SimpleQueue()
         self.fatal_error: BaseException | None = None
+        # Shutting down from the executor's thread lets the answer to a reset that broke the simulation go out first.
+        self._dead = self.create_guard_condition(self.context.try_shutdown)
         # One thread owns the environment from its creation on: an OpenGL context belongs to one thread, and a step that
         # takes 0.2 s must not hold up the node.
         self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
@@ -119,7 +121,7 @@ class BridgeNode(Node):
         except BaseException as error:  # handed to the main thread, which ends the node with it
             if self.context.ok():
                 self.fatal_error = error
-                self.context.try_shutdown()
+                self._dead.trigger()
         finally:
             if self._env is not None:
                 self._env.close()
@@ -140,7 +142,12 @@ class BridgeNode(Node):
                 self._status_publisher.publish(self._status)
             return True
         if isinstance(job, _Reset):
-            self._reset(job)
+            try:
+                self._reset(job)
+            except BaseException as error:  # ends the node; whoever waits for the answer learns why
+                if not job.response.done():
+                    job.response.set_result(ResetEpisode.Response(message=f"{type(error).__name__}: {error}"))
+                raise
         elif isinstance(job, Action):
             self._take(job)
         return job is not None
@@ -264,6 +271,13 @@ class BridgeNode(Node):
         except ActionError as error:
             self._command = None
             self._refuse(str(error))
+            return
+        except SimulationError as error:
+            # this episode is lost, and says nothing about the policy; the next reset starts from a sound state
+            self._command = None
+            self.get_logger().error(str(error))
+            self._diagnostics.set("episode", ERROR, str(error))
+            self._end(EpisodeStatus.ABORTED, str(error))
             return
         self._gripper = float(values[GRIPPER])
         self._ticks += 1
