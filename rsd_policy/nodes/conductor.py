@@ -158,7 +158,10 @@ class Conductor:
             self._statuses[-1] = msg
             return
         self._statuses.append(msg)
-        self._progress = time.monotonic()
+        if (
+            not self._realtime
+        ):  # there the simulation goes on without the policy: only a chunk shows that this one lives
+            self._progress = time.monotonic()
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         if self._episode == 0:

@@ -1,0 +1,92 @@
+"""The conductor in front of a graph that misbehaves: an episode that says nothing about the policy is no failure."""
+
+from __future__ import annotations
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rsd_msgs.msg import ActionChunk, EpisodeStatus
+from rsd_msgs.srv import ResetEpisode
+
+from rsd_policy.errors import EpisodeError
+from rsd_policy.evaluation.protocol import EpisodeSpec
+from rsd_policy.nodes import conductor as module
+from rsd_policy.nodes.conductor import Conductor, SilentNodeError
+from rsd_policy.nodes.messages import to_stamp
+from rsd_policy.nodes.runtime import COMMANDS
+
+TICK_S = 0.05
+SPEC = EpisodeSpec("libero_spatial", 0, 0)
+
+
+class Simulation:
+    """Goes on at 20 Hz whatever the policy does, as sim_bridge does in real time."""
+
+    max_steps = 400
+
+    def __init__(self, probe):
+        node = probe.node
+        self.step = self.episode = 0
+        self.level = DiagnosticStatus.OK
+        self.chunk_every = 0
+        self.statuses = node.create_publisher(EpisodeStatus, "episode", COMMANDS)
+        self.chunks = node.create_publisher(ActionChunk, "action_chunk", COMMANDS)
+        self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        node.create_service(ResetEpisode, "sim_bridge/reset", self.reset)
+        node.create_timer(TICK_S, self.tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def reset(self, request, response):
+        self.step, self.episode = 0, self.episode + 1
+        response.accepted, response.episode = True, self.episode
+        return response
+
+    def tick(self):
+        if self.episode == 0 or self.step > self.max_steps:
+            return
+        end = self.step == self.max_steps
+        state = EpisodeStatus.TIMEOUT if end else EpisodeStatus.RUNNING
+        status = EpisodeStatus(episode=self.episode, step=self.step, state=state, observation_due=not end)
+        status.header.stamp = to_stamp(self.step * 50_000_000)
+        self.statuses.publish(status)
+        if self.chunk_every and self.step % self.chunk_every == 0:
+            chunk = ActionChunk(episode=self.episode, horizon=1, dof=7, actions=[0.0] * 7, verified=True, levels=8)
+            chunk.header.stamp = status.header.stamp
+            self.chunks.publish(chunk)
+        if self.step % 10 == 0:
+            fault = DiagnosticStatus(level=self.level, name="policy_node: inference", message="NonFiniteError: NaN")
+            self.diagnostics.publish(DiagnosticArray(status=[fault]))
+        self.step += 1
+
+
+@pytest.fixture(scope="module")
+def simulation(probe):
+    return Simulation(probe)
+
+
+def conduct(probe, stall_timeout_s):
+    conductor = Conductor(
+        probe.node, probe.executor, policy_node="policy_node", realtime=True, stall_timeout_s=stall_timeout_s
+    )
+    return conductor.run_episode(SPEC, lambda step, ms: None)
+
+
+def test_a_policy_that_reports_errors_in_real_time_makes_an_error(probe, simulation):
+    simulation.level, simulation.chunk_every = DiagnosticStatus.ERROR, 0
+    with pytest.raises(EpisodeError, match="policy_node: inference: NonFiniteError: NaN"):
+        conduct(probe, 60.0)
+    assert simulation.step < simulation.max_steps
+
+
+def test_a_policy_that_goes_silent_in_real_time_is_named(probe, simulation):
+    simulation.level, simulation.chunk_every = DiagnosticStatus.OK, 0
+    with pytest.raises(SilentNodeError, match="policy_node is silent"):
+        conduct(probe, 2.0)
+
+
+def test_a_policy_that_answers_in_real_time_fails_fairly(probe, simulation, monkeypatch):
+    """Longer than any patience, with an error that each chunk outlives."""
+    monkeypatch.setattr(module, "FAULT_GRACE_S", 1.0)
+    monkeypatch.setattr(Simulation, "max_steps", 60)
+    simulation.level, simulation.chunk_every = DiagnosticStatus.ERROR, 4
+    result = conduct(probe, 2.0)
+    assert (result.outcome, result.steps, len(result.chunks)) == ("failure", 60, 15)
