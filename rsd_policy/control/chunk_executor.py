@@ -97,11 +97,6 @@ class ChunkExecutor:
         """No step was due for `stale_periods` ticks in a row."""
         return self._holds >= self.stale_periods
 
-    @property
-    def chunk_stamp(self) -> float | None:
-        """Stamp of the chunk in execution, s; None when there is none."""
-        return None if self._actions is None else self._stamp
-
     def set_chunk(self, actions: ArrayLike | Sequence[float], *, stamp: float, verified: bool) -> bool:
         """Take a chunk; it replaces the current one unless that is newer, or the verified form of the same.
 
