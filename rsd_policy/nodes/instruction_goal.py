@@ -38,6 +38,9 @@ class InstructionGoal:
         self._deadline: float | None = None
         self._timer: Timer | None = None
         self._end: tuple[str, str] | None = None
+        self._ending = False
+        self.accepted = 0
+        """Goals accepted so far: the number of the latest one."""
         self._chunks = self._compared = self._accepted = 0
         self._server = ActionServer(
             node,
@@ -101,7 +104,8 @@ class InstructionGoal:
         return GoalResponse.ACCEPT
 
     def _on_accepted(self, goal: ServerGoalHandle) -> None:
-        self._goal, self._end = goal, None
+        self._goal, self._end, self._ending = goal, None, False
+        self.accepted += 1
         self._chunks = self._compared = self._accepted = 0
         timeout = float(goal.request.timeout_s)
         self._deadline = self._now() + timeout if timeout > 0.0 else None
@@ -110,7 +114,7 @@ class InstructionGoal:
 
     def _check(self) -> None:
         goal = self._goal
-        if goal is None:
+        if goal is None or self._ending:
             return
         if self._end is None:
             if goal.is_cancel_requested:
@@ -119,6 +123,8 @@ class InstructionGoal:
                 self._end = ("aborted", f"not done within {goal.request.timeout_s:g} s")
         if self._end is None:
             return
+        # the executor runs _finish later, and until then _check can be called again
+        self._ending = True
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
@@ -127,14 +133,17 @@ class InstructionGoal:
     def _finish(self, goal: ServerGoalHandle) -> Any:
         assert self._end is not None
         outcome, message = self._end
+        success = False
         if goal.is_cancel_requested:
             goal.canceled()
+            message = message if outcome == "canceled" else f"canceled; {message}"
         elif outcome == "succeeded":
             goal.succeed()
+            success = True
         else:
             goal.abort()
         self._goal = None
-        return ExecuteInstruction.Result(success=outcome == "succeeded", message=message, chunks=self._chunks)
+        return ExecuteInstruction.Result(success=success, message=message, chunks=self._chunks)
 
     def _now(self) -> float:
         return float(self._node.get_clock().now().nanoseconds) * 1e-9
