@@ -32,10 +32,21 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """One observation to answer, as messages: they are decoded in the worker's thread."""
+    """One observation to answer, as messages: they are decoded in the worker's thread.
+
+    Attributes:
+        stamp: of the observation.
+        episode: number of the simulated episode; 0 outside of one.
+        activity: counts activations and goals: each of them starts something new, as an episode does.
+        instruction: what to do.
+        images: camera -> image.
+        pose: end effector pose.
+        joints: joint states.
+    """
 
     stamp: Time
     episode: int
+    activity: int
     instruction: str
     images: Mapping[str, Any]
     pose: Any
@@ -84,7 +95,7 @@ class InferenceWorker:
         self._condition = threading.Condition()
         self._request: Request | None = None
         self._closing = False
-        self._episode: int | None = None
+        self._context: tuple[int, int] | None = None
         self._engine: Engine | None = None
         self.ready: Future[None] = Future()
         # Python hands the interpreter from thread to thread every 5 ms by default; a request would wait for that while
@@ -151,9 +162,10 @@ class InferenceWorker:
 
     def _answer(self, engine: Engine, request: Request) -> None:
         try:
-            if request.episode != self._episode:
+            context = (request.episode, request.activity)
+            if context != self._context:
                 engine.reset()
-                self._episode = request.episode
+                self._context = context
             for chunk in engine.stream(request.observation()):
                 if not self._on_chunk(request, chunk):
                     return

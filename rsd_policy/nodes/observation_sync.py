@@ -8,6 +8,9 @@ from typing import Any
 HISTORY = 16
 """Moments kept. Inputs of one robot arrive within a few control periods of each other."""
 
+JUMP_BACK_NS = 1_000_000_000
+"""A stamp that is older than the newest one by more than this did not come late: time itself went back."""
+
 
 class ObservationSync:
     """Groups messages by stamp.
@@ -34,6 +37,19 @@ class ObservationSync:
         while len(self._moments) > HISTORY:
             del self._moments[min(self._moments)]
         return moment if not known and len(moment) == len(self.inputs) else None
+
+    def restart(self, stamp: int) -> bool:
+        """Forget everything, if `stamp` (ns) says that time went back: a bag that loops, a restarted simulator.
+
+        Without it the moments kept would all be newer than whatever comes, and nothing would become complete again.
+
+        Returns:
+            True when that was the case.
+        """
+        back = stamp < self.newest() - JUMP_BACK_NS
+        if back:
+            self.clear()
+        return back
 
     def moment(self, stamp: int) -> dict[str, Any] | None:
         """The complete moment of `stamp`, or None."""

@@ -66,6 +66,8 @@ class PolicyNode(LifecycleNode):
         self._submitted = -1
         self._answers: list[ActionChunkMsg] = []
         self._waiting_since: int | None = None
+        self._inference_failed = False
+        self._activations = 0
         self._chunks = self._compared = self._accepted = self._skipped = 0
         self.fatal_error: BaseException | None = None
         self._goal = InstructionGoal(self, lambda: None if self._active else "the node is not active")
@@ -134,9 +136,13 @@ class PolicyNode(LifecycleNode):
         self._sync.clear()
         with self._lock:
             self._active = True
-            self._status = self._asked = self._waiting_since = None
+            self._status = self._asked = None
             self._submitted = -1
             self._answers = []
+            self._inference_failed = False
+        self._activations += 1
+        # in real time observations come unasked
+        self._waiting_since = None if self._lockstep else self._now()
         self._diagnostics.set("inference", OK, "active, no observation yet", mode=self._mode)
         return super().on_activate(state)
 
@@ -167,12 +173,15 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             return
         stamp = to_nanoseconds(msg.header.stamp)
+        if self._sync.restart(stamp):
+            self.get_logger().warning(f"{name}: the time stamps went back to {stamp * 1e-9:.3f} s; starting anew")
+            with self._lock:
+                self._submitted = -1
+                self._answers = []
         moment = self._sync.add(name, stamp, msg)
         if moment is None:
-            if self._waiting_since is None and not self._lockstep:
-                self._waiting_since = self._now()
             return
-        self._waiting_since = None
+        self._waiting_since = None if self._lockstep else self._now()
         if self._lockstep:
             self._try_lockstep()
         elif stamp > self._submitted:
@@ -228,13 +237,16 @@ class PolicyNode(LifecycleNode):
         with self._lock:
             self._submitted = stamp
             self._answers = []
-        # what failed before says nothing about this observation
-        self._diagnostics.set("inference", OK, "inferring", mode=self._mode)
+        # What failed before says nothing about this observation. In real time the next one comes before anybody has
+        # seen that the last one failed: there only a chunk ends the report.
+        if self._lockstep or not self._inference_failed:
+            self._diagnostics.set("inference", OK, "inferring", mode=self._mode)
         assert self._worker is not None
         self._worker.submit(
             Request(
                 stamp=to_stamp(stamp),
                 episode=status.episode if status else 0,
+                activity=self._activations + self._goal.accepted,
                 instruction=instruction,
                 images={camera: moment[camera] for camera in CAMERAS},
                 pose=moment["eef_pose"],
@@ -243,18 +255,23 @@ class PolicyNode(LifecycleNode):
         )
 
     def _check_inputs(self) -> None:
-        """Report an observation that does not become complete."""
+        """Report an observation that does not become complete, or in real time does not come at all."""
         if not self._active or self._waiting_since is None or self._now() - self._waiting_since < INPUT_TIMEOUT_S * 1e9:
             return
+        self._waiting_since = self._now()
+        if not self._lockstep and self._status is not None and self._status.state != EpisodeStatus.RUNNING:
+            return  # between two episodes the simulation shows nothing
         asked = self._asked
         stamp = to_nanoseconds(asked.header.stamp) if asked is not None else self._sync.newest()
-        missing = ", ".join(f"{name}/image_raw" if name in CAMERAS else name for name in self._sync.missing(stamp))
-        self._waiting_since = self._now()
-        error = ObservationError(
-            f"observation of {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
-            f"{missing} did not come; check that the topic is published"
+        # nothing is missing of the newest moment: then nothing came after it
+        missing = self._sync.missing(stamp) or self._sync.inputs
+        topics = ", ".join(f"{name}/image_raw" if name in CAMERAS else name for name in missing)
+        self._fail(
+            ObservationError(
+                f"observation after {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
+                f"{topics} did not come; check that the topic is published"
+            )
         )
-        self._fail(error)
 
     def _now(self) -> int:
         nanoseconds: int = self._steady.now().nanoseconds
@@ -270,6 +287,7 @@ class PolicyNode(LifecycleNode):
             self._publisher.publish(msg)
             if to_nanoseconds(request.stamp) == self._submitted:
                 self._answers.append(msg)
+        self._inference_failed = False
         if msg.verified and not msg.audited:
             self._count(chunk)
         return True
@@ -294,6 +312,7 @@ class PolicyNode(LifecycleNode):
         )
 
     def _on_error(self, request: Request, error: RSDError) -> None:
+        self._inference_failed = True
         self._fail(error)
 
     def _fail(self, error: RSDError) -> None:

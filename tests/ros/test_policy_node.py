@@ -120,6 +120,26 @@ def test_a_camera_that_stops_is_named_and_no_chunk_comes(robot):
     robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
 
 
+def test_when_all_inputs_stop_that_is_an_error_too(robot):
+    robot.wait_final(robot.show()[0])
+    robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
+    everything = "agentview/image_raw, wrist/image_raw, eef_pose, joint_states did not come"
+    robot.wait_diagnostics(DiagnosticStatus.ERROR, everything)
+    robot.wait_final(robot.show()[0])
+    robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
+
+
+def test_time_that_goes_back_starts_anew(robot, monkeypatch):
+    """As when a bag is played in a loop."""
+    robot.wait_final(robot.show()[0])
+    monkeypatch.setattr(Robot, "clock", itertools.count(700_000_000_000, 50_000_000))
+    robot.wait_final(robot.show()[0])
+    monkeypatch.undo()
+    stamp, _ = robot.show()
+    assert stamp < 700_000_000_000
+    robot.wait_final(stamp)
+
+
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
@@ -135,6 +155,7 @@ def test_rubbish_is_reported_and_gives_no_chunk(robot, fault, text):
 
 
 def test_a_failing_node_says_so_to_the_goal_in_execution(robot):
+    robot.wait_final(robot.show()[0])
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, INSTRUCTION)
     robot.show(x=float("nan"))
@@ -160,6 +181,7 @@ def finish(robot, goal):
 
 
 def test_a_goal_gives_feedback_counts_its_chunks_and_can_be_cancelled(robot):
+    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     feedback = []
     goal = send(robot, client, "pick up the plate", feedback=feedback)
@@ -177,6 +199,7 @@ def test_a_goal_gives_feedback_counts_its_chunks_and_can_be_cancelled(robot):
 
 
 def test_the_goal_s_instruction_is_the_one_that_is_followed(robot, untrained):
+    robot.wait_final(robot.show()[0])
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, "up up up the plate")
     stamp, proprio = robot.show()
@@ -192,6 +215,7 @@ def test_the_goal_s_instruction_is_the_one_that_is_followed(robot, untrained):
 
 
 def test_a_goal_ends_with_its_time(robot):
+    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     result = finish(robot, send(robot, client, INSTRUCTION, timeout_s=0.3))
     assert result.status == GoalStatus.STATUS_ABORTED
@@ -199,6 +223,7 @@ def test_a_goal_ends_with_its_time(robot):
 
 
 def test_a_goal_succeeds_when_the_simulated_task_does(robot):
+    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
     statuses = robot.probe.publisher(EpisodeStatus, "episode")
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, INSTRUCTION)
