@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 from rsd_msgs.srv import ResetEpisode
@@ -32,4 +33,5 @@ class FaultyBridge(BridgeNode):
 
 
 if __name__ == "__main__":
+    mujoco.set_mju_user_warning(print)  # instead of writing MUJOCO_LOG.TXT where the tests run
     sys.exit(run_node(FaultyBridge))
