@@ -1,50 +1,104 @@
-"""Bridge, policy and executor together in real time: the arm moves, and without chunks it holds still and says so."""
+"""Real time: the simulation does not wait. Bridge and executor as processes of their own, the test is the policy."""
 
 from __future__ import annotations
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
-from rsd_msgs.msg import ActionChunk, EpisodeStatus
+import pytest
+from rsd_msgs.msg import Action, EpisodeStatus
+from rsd_msgs.msg import ActionChunk as ActionChunkMsg
 from rsd_msgs.srv import ResetEpisode
 
+from rsd_policy.nodes.messages import chunk_to_msg
+from rsd_policy.observation import ActionChunk
 from tests.ros.probe import ACTIVATE, CONFIGURE, DEACTIVATE
 
-COMMANDS = "action_executor: commands"
-MOTION = slice(0, 6)
+HOLD_OPEN = [0.0] * 6 + [-1.0]
+STEPS = 40
+"""Steps of the test's chunks: 2 s, long enough for a machine that is busy."""
 
 
-def test_the_arm_moves_with_chunks_and_holds_still_without(probe, start):
-    # small images: this is about the graph, and 20 Hz have to be rendered on whatever machine runs it
-    start("sim_bridge.nodes.bridge_node", "sim_bridge", clock="realtime", image_size=64)
+@pytest.fixture(scope="module")
+def graph(probe, start):
+    start("sim_bridge.nodes.bridge_node", "sim_bridge", clock="realtime", render="never")
     start(
-        "rsd_policy.nodes.policy_node", "policy_node", policy="mini", clock="realtime", image_size=64, use_sim_time=True
+        "rsd_policy.nodes.action_executor", "action_executor", clock="realtime", execute_steps=STEPS, use_sim_time=True
     )
-    start("rsd_policy.nodes.action_executor", "action_executor", clock="realtime", use_sim_time=True)
     statuses = probe.record(EpisodeStatus, "episode")
-    chunks = probe.record(ActionChunk, "action_chunk")
-    for node in ("policy_node", "action_executor"):
-        assert probe.transition(node, CONFIGURE)
-        assert probe.transition(node, ACTIVATE)
-    request = ResetEpisode.Request(suite="libero_spatial", task=0, init_state=0, seed=0)
+    commands = probe.record(Action, "action")
+    chunks = probe.publisher(ActionChunkMsg, "action_chunk")
+    return probe, statuses, commands, chunks
+
+
+@pytest.fixture(autouse=True)
+def episode(graph):
+    """A new episode for each test: it does not wait, so the last test's may be over."""
+    probe, statuses, commands, _ = graph
+    request = ResetEpisode.Request(suite="libero_object", task=0, init_state=0, seed=0)
     response = probe.call(ResetEpisode, "sim_bridge/reset", request)
     assert response.accepted, response.message
+    statuses.clear()
+    commands.clear()
+    probe.spin_until(lambda: bool(statuses) and statuses[-1].step > 0, 30, "a running episode")
 
-    def moved(status):
-        return bool(np.any(status.executed[MOTION] != 0))
 
-    probe.spin_until(lambda: sum(moved(s) for s in statuses) >= 10, 30, "ten steps in which the arm moves")
-    assert any(c.verified for c in chunks)
-    assert statuses[-1].state == EpisodeStatus.RUNNING
+def chunk(status, base, verified):
+    """A chunk for the moment of `status`, of which row i says i; the gripper closed."""
+    actions = np.full((STEPS, 7), base, np.float32)
+    actions[:, 1] = np.arange(STEPS) / 100
+    actions[:, 6] = 1.0
+    msg = ActionChunk(actions=actions, verified=verified)
+    return chunk_to_msg(msg, status.header.stamp, status.episode, "speculative")
 
-    assert probe.transition("policy_node", DEACTIVATE)
-    probe.spin_until(
-        lambda: COMMANDS in probe.diagnostics and probe.diagnostics[COMMANDS].level == DiagnosticStatus.WARN,
-        20,
-        "a warning of the executor",
-    )
-    assert "holding still" in probe.diagnostics[COMMANDS].message
-    held, gripper = len(statuses), statuses[-1].executed[6]
-    probe.spin_until(lambda: len(statuses) >= held + 10, 20, "ten more steps")
-    assert not any(moved(s) for s in statuses[held:]), "no chunk, no motion"
-    assert {s.executed[6] for s in statuses[held:]} == {gripper}, "the gripper stays as it was"
-    assert not any(s.message for s in statuses), "a hold is an ordinary command"
+
+def test_without_commands_the_simulation_goes_on_and_the_arm_holds_still(graph):
+    probe, statuses, _, _ = graph
+    probe.spin_until(lambda: statuses[-1].step >= 20, 60, "20 steps")
+    assert all(list(s.executed) == HOLD_OPEN for s in statuses if s.step > 0)
+    assert all(s.observation_due for s in statuses if s.state == EpisodeStatus.RUNNING)
+
+
+def test_a_late_chunk_is_entered_where_it_is_due_and_the_arm_holds_after_its_end(graph):
+    probe, statuses, commands, chunks = graph
+    assert probe.transition("action_executor", CONFIGURE)
+    assert probe.transition("action_executor", ACTIVATE)
+    probe.spin_until(lambda: len(commands) > 2, 30, "commands")
+    assert all(list(c.values) == HOLD_OPEN for c in commands), "no chunk, no motion"
+    latest = statuses[-1].step
+    probe.spin_until(lambda: statuses[-1].step >= latest + 5, 60, "five steps")
+    observed = next(s for s in statuses if s.step == latest)
+    chunks.publish(chunk(observed, 0.01, verified=False))
+    probe.spin_until(lambda: any(c.values[0] == np.float32(0.01) for c in commands), 30, "a provisional command")
+    chunks.publish(chunk(observed, 0.02, verified=True))
+    end = observed.step + STEPS + 6
+    probe.spin_until(lambda: statuses[-1].step >= end, 60, "the end of the chunk")
+    moving = [c for c in commands if c.values[0] != 0]
+    rows = [round(float(c.values[1]) * 100) for c in moving]
+    assert rows[0] >= 5, "steps that are past are not executed"
+    assert rows == sorted(set(rows)) and rows[-1] < STEPS
+    bases = [round(float(c.values[0]), 2) for c in moving]
+    assert bases == sorted(bases) and set(bases) == {0.01, 0.02}, "first the provisional, then the verified, never back"
+    assert list(statuses[-1].executed) == [0.0] * 6 + [1.0], "zero motion, the gripper stays closed"
+    held = probe.diagnostics["action_executor: commands"]
+    probe.spin_until(lambda: "holding still" in probe.diagnostics[held.name].message, 10, "a warning")
+
+
+def test_when_the_executor_stops_the_bridge_does_not_repeat_its_last_motion(graph):
+    probe, statuses, commands, chunks = graph
+    chunks.publish(chunk(statuses[-1], 0.03, verified=True))
+    probe.spin_until(lambda: statuses[-1].executed[0] == np.float32(0.03), 30, "motion")
+    assert probe.transition("action_executor", DEACTIVATE)
+    step = statuses[-1].step
+    probe.spin_until(lambda: statuses[-1].step >= step + 6, 60, "six more steps")
+    assert list(statuses[-1].executed) == [0.0] * 6 + [1.0]
+    assert list(commands[-1].values) == [0.0] * 6 + [1.0], "the safety command went out last"
+
+
+def test_commands_of_another_episode_move_nothing(graph):
+    probe, statuses, _, _ = graph
+    actions = probe.publisher(Action, "action")
+    step = statuses[-1].step
+    for _ in range(5):
+        actions.publish(Action(episode=statuses[-1].episode + 1, values=[0.5] * 7))
+        probe.spin_for(0.05)
+    probe.spin_until(lambda: statuses[-1].step >= step + 5, 60, "five steps")
+    assert all(s.executed[0] == 0.0 for s in statuses if s.step > step)
