@@ -96,7 +96,7 @@ def eval_nodes(
         {"clock": clock, "render": "never" if expert else "on_demand", "publish_privileged_state": expert},
     )
     if expert:
-        driver = NodeSpec("rsd_policy", "expert_node", "sim_bridge.nodes.expert_node", "expert", {"clock": clock})
+        driver = NodeSpec("rsd_policy", "expert_node", "sim_bridge.nodes.expert_node", "expert")
     else:
         driver = NodeSpec(
             "rsd_policy",

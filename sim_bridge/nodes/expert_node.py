@@ -21,16 +21,10 @@ from std_msgs.msg import Float64MultiArray
 from rsd_policy.errors import RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, Diagnostics
 from rsd_policy.nodes.messages import chunk_to_msg
-from rsd_policy.nodes.parameters import declare_choice
 from rsd_policy.nodes.runtime import COMMANDS, run_node
 from rsd_policy.observation import ActionChunk, ChunkStats
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.libero_env import LiberoEnv
-
-CLOCKS = ("lockstep", "realtime")
-
-REALTIME_HORIZON = 3
-"""Real time: the command for a moment reaches the arm a tick or two later, when a chunk of one step would be past."""
 
 
 class ExpertNode(Node):
@@ -38,8 +32,6 @@ class ExpertNode(Node):
 
     def __init__(self) -> None:
         super().__init__("expert")
-        realtime = declare_choice(self, "clock", CLOCKS, "How the simulation steps") == "realtime"
-        self._horizon = REALTIME_HORIZON if realtime else 1
         self._diagnostics = Diagnostics(self, "")
         self._diagnostics.set("expert", OK, "waiting for an episode")
         self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
@@ -118,7 +110,7 @@ class ExpertNode(Node):
         elapsed_ms = (time.perf_counter() - start) * 1e3
         self._diagnostics.set("expert", OK, self._expert.phase, failed=self._expert.failed)
         stats = ChunkStats(stage_ms={"expert": elapsed_ms}, first_action_ms=elapsed_ms, total_ms=elapsed_ms)
-        chunk = ActionChunk(actions=np.tile(np.asarray(action, np.float32), (self._horizon, 1)), stats=stats)
+        chunk = ActionChunk(actions=np.asarray(action, np.float32)[None], stats=stats)
         return chunk_to_msg(chunk, status.header.stamp, status.episode, "expert")
 
     def _mirror(self, status: EpisodeStatus) -> LiberoEnv:
