@@ -127,6 +127,10 @@ class EvalConfig:
             raise ArgumentError(f"unknown clock '{self.clock}': expected one of {', '.join(CLOCKS)}")
         if self.clock == "realtime" and not self.ros:
             raise ArgumentError("clock 'realtime' needs the ROS graph; leave out --no-ros or use --clock lockstep")
+        if self.clock == "realtime" and self.policy == EXPERT:
+            raise ArgumentError(
+                "policy 'expert' needs --clock lockstep: it answers each state with one action, too late in real time"
+            )
         if not 0 <= self.seed < 2**32:
             raise ArgumentError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
         if self.policy == EXPERT:

@@ -42,6 +42,7 @@ def test_episodes_go_task_by_task() -> None:
         ({"mode": "fast"}, "baseline"),
         ({"clock": "wall"}, "lockstep"),
         ({"clock": "realtime", "ros": False}, "--no-ros"),
+        ({"clock": "realtime", "policy": "expert"}, "lockstep"),
         ({"seed": -1}, "seed"),
     ],
 )
