@@ -11,8 +11,8 @@ rsd_ros_kind() {
     known=$(cat "$RSD_ROS_FILE" 2>/dev/null || true)
     case ${ROS_DISTRO:-} in
         jazzy | kilted | [l-z]*)
-            # our own wheel environment exports ROS_DISTRO too; it is no system ROS
-            if [ -z "${RSD_WHEELS_ENVIRONMENT:-}" ] && { [ -f "/opt/ros/$ROS_DISTRO/setup.bash" ] || [ -n "${AMENT_PREFIX_PATH:-}" ]; }; then
+            # our own wheel environment exports ROS_DISTRO too; it is no system ROS. ROS 1 (noetic, say) exports version 1
+            if [ -z "${RSD_WHEELS_ENVIRONMENT:-}" ] && [ "${ROS_VERSION:-2}" = 2 ] && { [ -f "/opt/ros/$ROS_DISTRO/setup.bash" ] || [ -n "${AMENT_PREFIX_PATH:-}" ]; }; then
                 echo system
                 return
             fi
