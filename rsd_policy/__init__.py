@@ -10,10 +10,11 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# torch's CPU threads wait for each other some hundred times per inference. By default they spin; when another process,
-# such as a simulation, wants the same cores, they spin their time slices away: measured on two loaded cores, 7.5 s a
-# chunk against 0.17 s when they sleep instead. The variable is read when torch is loaded, hence set here.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's CPU threads wait for each other some hundred times per inference and spin meanwhile, by default for long: when
+# another process, such as a simulation, wants the same cores, they spin their time slices away. Measured on two cores,
+# ms a chunk on an idle machine / beside busy processes: default 59 / over 1000, never spinning (OMP_WAIT_POLICY=PASSIVE)
+# 103 / 200, this 74 / 280. The variable is read when torch is loaded, hence set here.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 
