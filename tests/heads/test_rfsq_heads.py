@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from rsd_policy.errors import CheckpointError
 from rsd_policy.heads import RFSQDraftModel, RFSQHead
 
 
-def random_head(**sizes: int) -> RFSQHead:
+def random_head(**sizes: Any) -> RFSQHead:
     torch.manual_seed(0)
     head = RFSQHead(hidden_size=32, width=64, num_layers=1, **sizes).eval()
     torch.nn.init.normal_(head.digit_embedding, std=1.0)
@@ -47,6 +49,38 @@ def test_seed_dimensions_are_the_default() -> None:
         head, draft = RFSQHead(), RFSQDraftModel()
     assert (head.levels, draft.levels, head.width, len(head.layers)) == (8, 3, 1024, 8)
     assert head.norm.normalized_shape == (4096,)
+
+
+@torch.inference_mode()
+def test_levels_may_have_different_numbers_of_bins() -> None:
+    bins = (9, 5, 3)
+    head = random_head(levels=3, bins=bins)
+    hidden = torch.randn(4, 56, 32)
+    tokens, margins = head(hidden)
+    logits = head.teacher_forced_logits(hidden, tokens)
+    assert logits.shape == (3, 4, 8, 7, 9)
+    assert torch.equal(logits.argmax(-1), tokens)
+    assert torch.isfinite(margins).all() and (margins >= 0).all()
+    for level, count in enumerate(bins):
+        assert tokens[level].max() < count
+        assert (logits[level, ..., count:] == float("-inf")).all()
+
+
+@torch.inference_mode()
+def test_a_batch_gives_what_its_members_give() -> None:
+    head = random_head()
+    hidden = torch.randn(3, 56, 32)
+    tokens, margins = head(hidden)
+    for i in range(3):
+        alone, margin = head(hidden[i : i + 1])
+        assert torch.equal(alone[:, 0], tokens[:, i])
+        assert torch.allclose(margin[:, 0], margins[:, i], atol=1e-4)
+
+
+@pytest.mark.parametrize("bins", [(3, 3), 1, (3,) * 7 + (1,)])
+def test_bins_must_fit_the_levels(bins: Any) -> None:
+    with pytest.raises(CheckpointError, match="bins for each of 8 levels"):
+        RFSQHead(hidden_size=32, width=64, num_layers=0, bins=bins)
 
 
 def test_slots_must_fit_the_chunk() -> None:
