@@ -9,7 +9,8 @@
 | gated       | as speculative, unless the gate lets the draft  | draft when let through, else main head    |
 |             | through: then layers k..N and head are skipped  |                                           |
 
-All modes run layers 0..k and k..N as two calls, so the arithmetic of the final chunk is the same in each.
+All modes run layers 0..k and k..N as two calls, so the arithmetic of the final chunk is the same in each. On a GPU
+the stages between embedding and tokens are replayed as CUDA graphs, the same ones in every mode.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
+from rsd_policy.engine.stages import Stages
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import InferenceError, NonFiniteError, RSDError, SetupError
 from rsd_policy.observation import ActionChunk, ChunkStats, Observation
@@ -70,6 +72,8 @@ class RSDInferenceEngine:
         device: torch device of the model.
         execute_steps: how many steps of a chunk will be executed; acceptance and gate look at these.
         audit_every: in gated mode, every how many skipped chunks one is verified after the fact.
+        cuda_graphs: on a GPU, replay recorded stages instead of launching their kernels one by one. The first
+            inference with a new length of prompt then records them, which takes as long as some ten inferences.
 
     Raises:
         RSDError: unknown mode or device, or steps outside 1 .. T.
@@ -84,6 +88,7 @@ class RSDInferenceEngine:
         *,
         execute_steps: int | None = None,
         audit_every: int = 10,
+        cuda_graphs: bool = True,
     ) -> None:
         if mode not in MODES:
             raise RSDError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'")
@@ -102,6 +107,7 @@ class RSDInferenceEngine:
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
         self._last_gripper: float | None = None
+        self._stages = Stages.of(self.policy, graphed=cuda_graphs and self.device.type == "cuda")
 
     def reset(self) -> None:
         """Forget the episode: the next chunk is the first of a new one.
@@ -157,22 +163,21 @@ class RSDInferenceEngine:
         clock.mark("preprocess")
         x = backbone.embed(inputs)
         clock.mark("vision")
-        x = backbone.forward_layers(x, 0, self.policy.exit_layer)
+        x = self._stages.layers_early(x)
         clock.mark("layers_early")
         return x
 
     @torch.inference_mode()
     def _draft(self, hidden: Tensor, clock: StageClock) -> _Decoded:
-        tokens, margins = self.policy.draft(self.policy.backbone.action_hidden(hidden))
+        tokens, margins = self._stages.draft(hidden)
         clock.mark("draft")
         return self._decode(tokens, margins, clock)
 
     @torch.inference_mode()
     def _late(self, hidden: Tensor, clock: StageClock) -> _Decoded:
-        backbone = self.policy.backbone
-        x = backbone.forward_layers(hidden, self.policy.exit_layer, backbone.num_layers)
+        x = self._stages.layers_late(hidden)
         clock.mark("layers_late")
-        tokens, margins = self.policy.head(backbone.action_hidden(x))
+        tokens, margins = self._stages.head(x)
         clock.mark("head")
         return self._decode(tokens, margins, clock)
 
