@@ -26,7 +26,7 @@ class Observation:
     """One synchronised look at the robot.
 
     Attributes:
-        images: camera name -> uint8 [H, W, 3], RGB, upright.
+        images: camera name -> uint8 [H, W, 3], RGB, upright; any size, views of other arrays included.
         proprio: float32 [8]: end-effector position in the simulator's world frame, as LIBERO policies read it (m; on an
             arm: the frame of `eef_pose`), its orientation as axis-angle (rad),
             the two gripper finger positions (m).
@@ -34,8 +34,8 @@ class Observation:
         stamp: acquisition time in seconds of the clock in use, or None.
 
     Raises:
-        ObservationError: an image is not uint8 [H, W, 3], the state is not 8 finite numbers, or the instruction is
-            empty or longer than `MAX_INSTRUCTION_CHARS`.
+        ObservationError: an image is not uint8 [H, W, 3] or has no pixel, the state is not 8 finite numbers, the
+            instruction is empty or longer than `MAX_INSTRUCTION_CHARS`, or the stamp is not a finite number.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -44,27 +44,52 @@ class Observation:
     stamp: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.images:
-            raise ObservationError("observation has no image: expected at least one camera, e.g. 'agentview'")
-        for name, image in self.images.items():
-            if not isinstance(image, np.ndarray):
-                raise ObservationError(f"image '{name}': expected a numpy array, got {type(image).__name__}")
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ObservationError(
-                    f"image '{name}': expected uint8 [H, W, 3] (RGB), got {image.dtype} {list(image.shape)}"
-                )
-        proprio = np.asarray(self.proprio)
-        if proprio.shape != (PROPRIO_DIM,):
-            raise ObservationError(f"proprio: expected shape [{PROPRIO_DIM}], got {list(proprio.shape)}")
-        if not np.all(np.isfinite(proprio)):
-            raise ObservationError(f"proprio: expected finite numbers, got {proprio.tolist()}; check the state source")
-        object.__setattr__(self, "proprio", proprio.astype(np.float32))
-        if not isinstance(self.instruction, str) or not self.instruction.strip():
-            raise ObservationError("instruction: expected a sentence, got an empty one")
-        if len(self.instruction) > MAX_INSTRUCTION_CHARS:
+        if not isinstance(self.images, Mapping) or not self.images:
             raise ObservationError(
-                f"instruction: expected at most {MAX_INSTRUCTION_CHARS} characters, got {len(self.instruction)}"
+                "images: expected a mapping of at least one camera to its frame, e.g. {'agentview': frame}, "
+                f"got {'no image' if isinstance(self.images, Mapping) else type(self.images).__name__}"
             )
+        for name, image in self.images.items():
+            _check_image(name, image)
+        object.__setattr__(self, "proprio", _checked_proprio(self.proprio))
+        _check_instruction(self.instruction)
+        if self.stamp is not None and not math.isfinite(self.stamp):
+            raise ObservationError(f"stamp: expected finite seconds or None, got {self.stamp}")
+
+
+def _check_image(name: str, image: object) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ObservationError(f"image '{name}': expected a numpy array, got {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ObservationError(
+            f"image '{name}': expected uint8 [H, W, 3] (RGB) with H and W at least 1, "
+            f"got {image.dtype} {list(image.shape)}"
+        )
+
+
+def _checked_proprio(values: ArrayLike) -> NDArray[np.float32]:
+    proprio = np.asarray(values)
+    if proprio.shape != (PROPRIO_DIM,) or proprio.dtype.kind not in "fiu":
+        raise ObservationError(
+            f"proprio: expected {PROPRIO_DIM} real numbers, shape [{PROPRIO_DIM}], "
+            f"got {proprio.dtype} {list(proprio.shape)}"
+        )
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which the next line refuses
+        single = proprio.astype(np.float32)
+    if not np.all(np.isfinite(single)):
+        raise ObservationError(f"proprio: expected finite numbers, got {proprio.tolist()}; check the state source")
+    return single
+
+
+def _check_instruction(instruction: object) -> None:
+    if not isinstance(instruction, str):
+        raise ObservationError(f"instruction: expected a str, got {type(instruction).__name__}")
+    if not instruction.strip():
+        raise ObservationError(f"instruction: expected a sentence, got an empty one: {instruction!r}")
+    if len(instruction) > MAX_INSTRUCTION_CHARS:
+        raise ObservationError(
+            f"instruction: expected at most {MAX_INSTRUCTION_CHARS} characters, got {len(instruction)}"
+        )
 
 
 @dataclass(frozen=True)

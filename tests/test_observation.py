@@ -34,13 +34,35 @@ def test_axis_angle_is_not_flipped_to_the_positive_half() -> None:
     [
         ({}, STATE, "go", "no image"),
         ({"wrist": IMAGE.astype(np.float32)}, STATE, "go", "uint8"),
-        ({"wrist": IMAGE[..., :1]}, STATE, "go", "wrist"),
+        ([IMAGE], STATE, "go", "mapping of at least one camera .* got list"),
+        ({"wrist": IMAGE.tolist()}, STATE, "go", "'wrist': expected a numpy array, got list"),
+        ({"wrist": IMAGE[..., :1]}, STATE, "go", r"'wrist': expected uint8 \[H, W, 3\].* got uint8 \[8, 8, 1\]"),
+        ({"wrist": np.zeros((8, 8, 4), np.uint8)}, STATE, "go", r"got uint8 \[8, 8, 4\]"),
+        ({"wrist": IMAGE[..., 0]}, STATE, "go", r"got uint8 \[8, 8\]"),
+        ({"wrist": IMAGE[:0]}, STATE, "go", r"at least 1, got uint8 \[0, 8, 3\]"),
         ({"wrist": IMAGE}, STATE[:7], "go", r"\[8\]"),
-        ({"wrist": IMAGE}, np.full(8, NAN), "go", "finite"),
-        ({"wrist": IMAGE}, STATE, "  ", "empty"),
-        ({"wrist": IMAGE}, STATE, "go " * 4000, "characters"),
+        ({"wrist": IMAGE}, np.full(8, NAN), "go", "proprio: expected finite numbers, got .*nan"),
+        ({"wrist": IMAGE}, np.full(8, 1e300), "go", "finite"),
+        ({"wrist": IMAGE}, np.array(["0"] * 8), "go", "8 real numbers"),
+        ({"wrist": IMAGE}, None, "go", "8 real numbers"),
+        ({"wrist": IMAGE}, STATE, "", "empty"),
+        ({"wrist": IMAGE}, STATE, " \n", "empty"),
+        ({"wrist": IMAGE}, STATE, b"go", "expected a str, got bytes"),
+        ({"wrist": IMAGE}, STATE, "x" * 10_000, "at most 1000 characters, got 10000"),
     ],
 )
 def test_malformed_observation_is_refused(images: dict, proprio: np.ndarray, instruction: str, message: str) -> None:
     with pytest.raises(ObservationError, match=message):
         Observation(images, proprio, instruction)
+
+
+@pytest.mark.parametrize("stamp", [NAN, float("inf")])
+def test_stamp_that_is_no_time_is_refused(stamp: float) -> None:
+    with pytest.raises(ObservationError, match="stamp"):
+        Observation({"wrist": IMAGE}, STATE, "go", stamp)
+
+
+def test_state_is_kept_as_float32_whatever_real_type_came() -> None:
+    for state in (list(range(8)), np.arange(8), np.arange(8.0)):
+        kept = Observation({"wrist": IMAGE}, state, "go").proprio
+        assert kept.dtype == np.float32 and kept.tolist() == list(range(8))

@@ -30,7 +30,7 @@ from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
 from rsd_policy.engine.stages import Stages
 from rsd_policy.engine.timing import StageClock
-from rsd_policy.errors import InferenceError, NonFiniteError, RSDError, SetupError
+from rsd_policy.errors import InferenceError, NonFiniteError, ObservationError, RSDError, SetupError
 from rsd_policy.observation import ActionChunk, ChunkStats, Observation
 
 Mode = Literal["baseline", "speculative", "gated"]
@@ -121,7 +121,8 @@ class RSDInferenceEngine:
         """The final chunk for an observation.
 
         Raises:
-            ObservationError: a camera is missing or the instruction has no word.
+            ObservationError: not an Observation, a camera is missing or the instruction has no word; before any
+                compute.
             NonFiniteError: the model produced NaN or infinity.
             InferenceError: out of memory or device failure (RuntimeError of torch).
         """
@@ -134,6 +135,8 @@ class RSDInferenceEngine:
         and, when it is audited, the same chunk again with the audit's outcome; or, when the gate declines, as
         speculative. baseline yields the final chunk only. Errors as `infer`.
         """
+        if not isinstance(observation, Observation):
+            raise ObservationError(f"expected an rsd_policy.Observation, got {type(observation).__name__}")
         clock = StageClock(self.device)
         try:
             if self.mode == "baseline":
