@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rsd_policy.backbones.mini import WordTokenizer
@@ -69,10 +70,14 @@ def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstr
     episodes = sorted(read_demonstrations(directory), key=lambda e: (e.suite, e.task, e.seed))
     if not episodes:
         raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none")
-    every = max(2, round(1.0 / held_out))
-    test = episodes[every - 1 :: every]
-    chosen = {id(e) for e in test}
-    return [e for e in episodes if id(e) not in chosen], test
+    chosen = set(held_out_rows(len(episodes), held_out))
+    return [e for i, e in enumerate(episodes) if i not in chosen], [episodes[i] for i in sorted(chosen)]
+
+
+def held_out_rows(count: int, fraction: float) -> range:
+    """Which of `count` episodes, sorted by suite, task and seed, are kept for validation and calibration."""
+    every = max(2, round(1.0 / fraction))
+    return range(every - 1, count, every)
 
 
 def to_frames(
@@ -97,16 +102,9 @@ def to_frames(
     for e in episodes:
         images[row : row + len(e.images)] = e.images
         row += len(e.images)
-        steps = len(e.actions)
-        index = e.frame_steps[:, None] + np.arange(horizon)[None, :]
-        inside = index < steps
-        clipped = np.minimum(index, steps - 1)
-        # Valid up to and including the first noisy step: its label was computed before the noise acted.
-        noisy_before = np.cumsum(e.noisy[clipped], axis=1) - e.noisy[clipped]
-        chunk = e.actions[clipped].copy()
-        chunk[~inside, : ACTION_DIM - 1] = 0.0
+        chunk, valid = label_chunks(e, horizon)
         actions.append(chunk)
-        masks.append(inside & (noisy_before == 0))
+        masks.append(valid)
         proprio.append(e.proprio)
         words.append(np.tile(np.array(tokenizer(e.instruction), dtype=np.int64), (len(e.images), 1)))
         keys += [(e.suite, e.task)] * len(e.images)
@@ -121,3 +119,16 @@ def to_frames(
         mask=torch.from_numpy(np.concatenate(masks)),
         weight=torch.from_numpy((weight / weight.sum()).astype(np.float64)),
     )
+
+
+def label_chunks(episode: Demonstration, horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The chunk of clean actions [F, T, 7] that follows each frame of an episode, and which steps [F, T] are valid."""
+    steps = len(episode.actions)
+    index = episode.frame_steps[:, None] + np.arange(horizon)[None, :]
+    inside = index < steps
+    clipped = np.minimum(index, steps - 1)
+    # Valid up to and including the first noisy step: its label was computed before the noise acted.
+    noisy_before = np.cumsum(episode.noisy[clipped], axis=1) - episode.noisy[clipped]
+    chunk = episode.actions[clipped].astype(np.float32)
+    chunk[~inside, : ACTION_DIM - 1] = 0.0
+    return chunk, inside & (noisy_before == 0)

@@ -105,7 +105,7 @@ def train(
     generator = torch.Generator(device="cpu").manual_seed(config.seed)
     model = _TrainingModel(policy).to(device).train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
-    groups = _parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
     step, seconds = 0, 0.0
     if state_path.is_file():
@@ -122,15 +122,15 @@ def train(
     last_report = 0.0
     while step < config.steps:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
+            group["lr"] = config.learning_rate * schedule(step, config)
         batch = frames.sample(config.batch_size, generator)
         pixels = augment_images(batch.images, config.max_shift, config.colour)
         proprio = batch.proprio + config.proprio_noise * policy.backbone.proprio_std * torch.randn_like(batch.proprio)
         tokens = policy.codec.encode(batch.actions)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             main, draft, actions = forward(pixels, proprio, batch.words, tokens)
-        main_loss, main_hit = _token_loss(main.float(), tokens, batch.mask, weights)
-        draft_loss, draft_hit = _token_loss(draft.float(), tokens, batch.mask, weights)
+        main_loss, main_hit = token_loss(main.float(), tokens, batch.mask, weights)
+        draft_loss, draft_hit = token_loss(draft.float(), tokens, batch.mask, weights)
         l1 = ((actions.float() - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
         loss = main_loss + config.draft_weight * draft_loss + config.l1_weight * l1
         optimizer.zero_grad(set_to_none=True)
@@ -157,7 +157,7 @@ def train(
     return policy
 
 
-def _token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted cross-entropy over levels, and accuracy per level, over unmasked steps.
 
     Args:
@@ -172,7 +172,7 @@ def _token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -
     return (per_level * weights[:levels]).sum(), hit.detach()
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
+def schedule(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then cosine to 2 %."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -180,7 +180,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices decay; biases, norms, positions and embeddings do not."""
     decay = [p for n, p in model.named_parameters() if p.ndim >= 2 and not n.endswith(("position", "slot", "queries"))]
     held = {id(p) for p in decay}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rsd_policy.backbones.mini import MiniInputs
 from rsd_policy.checkpoints.loading import Policy
@@ -42,27 +44,57 @@ class Predictions:
     draft_teacher_forced: NDArray[np.float64]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class HiddenBatch:
+    """What both heads read for B frames, with the labels.
+
+    Attributes:
+        early, late: [B, slots, hidden_size], action slots after layer k-1 and after the last layer.
+        actions: float32 [B, T, 7], true chunks.
+        mask: bool [B, T], which steps of them are valid.
+    """
+
+    early: Tensor
+    late: Tensor
+    actions: Tensor
+    mask: Tensor
+
+
 def predict(policy: Policy, data: Demonstrations, device: torch.device, batch_size: int = 256) -> Predictions:
     """Run both heads over all frames of `data` (on a CPU expect about 20 frames a second)."""
-    if len(data) == 0:
-        raise RSDError("validation: expected at least one held-out frame, got none; hold out more episodes")
     policy = policy.to(device)
+    return predict_hidden(policy, _hidden(policy, data, device, batch_size))
+
+
+def _hidden(
+    policy: Policy, data: Demonstrations, device: torch.device, batch_size: int
+) -> Iterator[HiddenBatch]:
+    backbone = policy.backbone
+    for start in range(0, len(data), batch_size):
+        batch = data.slice(start, start + batch_size).to(device)
+        x = backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words))
+        x = backbone.forward_layers(x, 0, policy.exit_layer)
+        early = backbone.action_hidden(x)
+        x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
+        yield HiddenBatch(early, backbone.action_hidden(x), batch.actions, batch.mask)
+
+
+@torch.inference_mode()
+def predict_hidden(policy: Policy, batches: Iterable[HiddenBatch]) -> Predictions:
+    """Run both heads over hidden states on the policy's device.
+
+    Raises:
+        RSDError: no batch.
+    """
     parts: dict[str, list[NDArray[Any]]] = {}
     hits = np.zeros((2, policy.codec.levels))
     count = 0.0
-    for start in range(0, len(data), batch_size):
-        batch = data.slice(start, start + batch_size).to(device)
+    for batch in batches:
         true = policy.codec.encode(batch.actions)
-        x = policy.backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words))
-        x = policy.backbone.forward_layers(x, 0, policy.exit_layer)
-        early = policy.backbone.action_hidden(x)
-        draft, margins = policy.draft(early)
-        x = policy.backbone.forward_layers(x, policy.exit_layer, policy.backbone.num_layers)
-        late = policy.backbone.action_hidden(x)
-        main, _ = policy.head(late)
+        draft, margins = policy.draft(batch.early)
+        main, _ = policy.head(batch.late)
         valid = batch.mask[None, :, :, None]
-        for row, (head, hidden) in enumerate(((policy.head, late), (policy.draft, early))):
+        for row, (head, hidden) in enumerate(((policy.head, batch.late), (policy.draft, batch.early))):
             guess = head.teacher_forced_logits(hidden, true).argmax(-1)
             hit = ((guess == true[: len(guess)]) * valid).sum(dim=(1, 2, 3)).double().cpu().numpy()
             hits[row, : len(guess)] += hit
@@ -74,11 +106,13 @@ def predict(policy: Policy, data: Demonstrations, device: torch.device, batch_si
             "main_actions": policy.codec.decode(main),
             "draft_actions": policy.codec.decode(draft),
             "true_actions": policy.codec.decode(true),
-            "margins": margins,
+            "margins": margins.float(),
             "mask": batch.mask,
         }
         for key, value in entry.items():
             parts.setdefault(key, []).append(value.cpu().numpy())
+    if not parts:
+        raise RSDError("validation: expected at least one held-out frame, got none; hold out more episodes")
     stacked = {k: np.concatenate(v, axis=1 if v[0].ndim == 4 else 0) for k, v in parts.items()}
     draft_levels = len(stacked["draft_tokens"])
     return Predictions(
