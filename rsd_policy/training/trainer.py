@@ -122,7 +122,7 @@ def train(
     last_report = 0.0
     while step < config.steps:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config)
+            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, config.steps)
         batch = frames.sample(config.batch_size, generator)
         pixels = augment_images(batch.images, config.max_shift, config.colour)
         proprio = batch.proprio + config.proprio_noise * policy.backbone.proprio_std * torch.randn_like(batch.proprio)
@@ -172,11 +172,11 @@ def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) ->
     return (per_level * weights[:levels]).sum(), hit.detach()
 
 
-def schedule(step: int, config: TrainConfig) -> float:
+def schedule(step: int, warmup_steps: int, steps: int) -> float:
     """Linear warm-up, then cosine to 2 %."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    fraction = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    fraction = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
 
 
