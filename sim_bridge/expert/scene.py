@@ -71,6 +71,10 @@ class Scene:
 
         self.refresh()
 
+    def views(self, raw: Any) -> bool:
+        """This is a view of that simulation as it is loaded now."""
+        return bool(raw.sim.model._model is self._model and raw.sim.data._data is self._live)
+
     def refresh(self) -> None:
         """Look at the present joint positions and velocities.
 
@@ -113,6 +117,11 @@ class Scene:
         """Speed of the faster finger, m/s."""
         return float(np.abs(self._data.qvel[self._raw.robots[0]._ref_gripper_joint_vel_indexes]).max())
 
+    def finger_opening(self) -> float:
+        """Distance between the finger pads, m."""
+        joints = self._data.qpos[self._raw.robots[0]._ref_gripper_joint_pos_indexes]
+        return float(np.abs(joints).sum())
+
     def hand_rotation(self) -> Array:
         """[3, 3], columns in the world frame: the fingers' opening direction, across it, out of the palm."""
         return self._data.site_xmat[self._hand_site].reshape(3, 3).copy()
@@ -120,6 +129,10 @@ class Scene:
     def position(self, name: str) -> Array:
         """[3], origin of an object's body."""
         return self._data.xpos[self._raw.obj_body_id[name]].copy()
+
+    def rotation(self, name: str) -> Array:
+        """[3, 3], orientation of an object's body in the world frame."""
+        return self._data.xmat[self._raw.obj_body_id[name]].reshape(3, 3).copy()
 
     def place_position(self, goal: Goal) -> Array:
         """[3], origin of the goal's object or centre of its region."""

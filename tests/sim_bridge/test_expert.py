@@ -100,13 +100,13 @@ def test_takes_over_with_the_hand_low_and_elsewhere(bowls: LiberoEnv) -> None:
 
 
 def test_gives_up_after_its_attempts(bowls: LiberoEnv) -> None:
-    """The bowl is taken away while the fingers close: one attempt fails, two attempts find it again."""
+    """The bowl is taken out of the hand: one attempt fails, two attempts find it again."""
     outcomes = []
     for attempts in (1, 2):
         bowls.reset(0)
         expert = ScriptedExpert(bowls, max_attempts=attempts)
         expert.reset()
-        while expert.phase != "close":
+        while expert.phase != "carry":
             bowls.step(expert.act(), render=False)
         sim = bowls.sim
         joint = bowls.raw.objects_dict["akita_black_bowl_1"].joints[0]

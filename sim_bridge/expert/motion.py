@@ -1,0 +1,101 @@
+"""Commands that move the hand: towards a goal as fast as the obstacles allow, fingers down."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim_bridge.expert.scene import Scene
+
+Array = NDArray[np.float64]
+
+METRES_PER_UNIT = 0.05
+RADIANS_PER_UNIT = 0.5
+"""What +-1 of a translation or rotation command means (robosuite's OSC_POSE)."""
+
+GAIN = 1.8
+TURN_GAIN = 0.8
+LEAD = 0.08
+"""Command / error, and how far ahead the hand's motion is extrapolated to get the error, s. Measured with a stretched
+arm: without the lead the hand drifts 2 cm past its goal; gains of 3 or a lead of 0.15 s do not settle."""
+
+LEAN_FROM, LEAN_RATE, MAX_LEAN = 0.66, 2.5, 0.3
+"""The hand leans outwards from this distance to the robot's base on (m), at this rate (rad/m), at most so far (rad)."""
+
+OPEN, CLOSE = -1.0, 1.0
+
+SLOPE = 0.7
+"""Rise over run that the hand can do while it travels at full speed."""
+
+MARGIN = 0.015
+"""Height kept above obstacles in transit, m."""
+
+
+def ahead(scene: Scene) -> Array:
+    """[3], where the hand will be in a moment if it goes on as it does."""
+    return scene.hand_position() + LEAD * scene.hand_velocity()
+
+
+def action(translation: Array, rotation: Array, gripper: float) -> Array:
+    """[7] in the units of OSC_POSE, not clipped."""
+    return np.concatenate([translation, rotation, [gripper]])
+
+
+def hold(scene: Scene, goal: Array, turn: Array, gripper: float) -> Array:
+    """[7], keep the hand at `goal` ([3], m), turning by `turn` ([3], rad).
+
+    Even a hand that is there needs it: it arrives moving and would drift off without a command.
+    """
+    return action(GAIN * (goal - ahead(scene)) / METRES_PER_UNIT, TURN_GAIN * turn / RADIANS_PER_UNIT, gripper)
+
+
+def travel(error: Array, height: float, required: Array, s: Array, turn: Array, gripper: float) -> Array:
+    """[7], go towards `error` (horizontal, [2], m) as fast as the heights allow.
+
+    Args:
+        height: present height, m.
+        required: [N], height needed at each point of the way, m. s: [N], how far ahead the point is, m.
+        turn: [3], rotation still to do, rad.
+    """
+    wanted = float(required.max())
+    lacking = float(np.max(required - SLOPE * s)) - height
+    go = np.clip(1.0 - (lacking - 0.005) / 0.02, 0.0, 1.0)
+    planar = GAIN * error / METRES_PER_UNIT
+    planar = go * planar / max(1.0, float(np.abs(planar).max()))
+    vertical = GAIN * (wanted - height) / METRES_PER_UNIT
+    rotation = TURN_GAIN * turn / RADIANS_PER_UNIT
+    rotation = rotation / max(1.0, float(np.abs(rotation).max()))
+    return action(np.append(planar, vertical), rotation, gripper)
+
+
+def finger_angle(rotation: Array) -> float:
+    """Direction of the fingers' opening in the horizontal plane, rad."""
+    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+
+def turn_to(scene: Scene, angle: float) -> Array:
+    """Rotation vector [3] (world frame, rad) that turns the hand downwards with its fingers opening along `angle`.
+
+    Far from the robot the hand leans outwards, which brings the wrist nearer: with a vertical hand the far side of the
+    table is at the arm's full stretch, a singularity where the hand drifts and the elbow runs into its limit.
+    """
+    reach = scene.hand_position()[:2] - scene.base_position()[:2]
+    distance = float(np.linalg.norm(reach))
+    lean = float(np.clip(LEAN_RATE * (distance - LEAN_FROM), 0.0, MAX_LEAN))
+    fingers = np.array([np.cos(angle), np.sin(angle), 0.0])
+    # leaning along the fingers' opening would put one finger lower than the other
+    lean *= 1.0 - abs(float(fingers[:2] @ reach)) / distance
+    down = np.append(np.sin(lean) * reach / distance, -np.cos(lean))
+    fingers -= fingers @ down * down
+    fingers /= np.linalg.norm(fingers)
+    wanted = np.stack([fingers, np.cross(down, fingers), down], axis=1)
+    return rotation_vector(wanted @ scene.hand_rotation().T)
+
+
+def rotation_vector(matrix: Array) -> Array:
+    """[3, 3] rotation -> [3] axis times angle, rad; angles near pi lose precision."""
+    vector = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]])
+    sine, cosine = np.linalg.norm(vector) / 2, (np.trace(matrix) - 1) / 2
+    if sine < 1e-6:
+        return np.zeros(3)
+    return vector / (2 * sine) * float(np.arctan2(sine, cosine))

@@ -1,0 +1,228 @@
+"""Pick an object up and put it on or into something."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim_bridge.expert import grasp as grasping
+from sim_bridge.expert.grasp import Grasp
+from sim_bridge.expert.heights import HeightMap, along
+from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
+from sim_bridge.expert.scene import Goal, Scene
+
+Array = NDArray[np.float64]
+
+ALIGNED = 0.012
+"""Horizontal distance within which the hand may go down to the grasp, or the object down to its place, m."""
+
+FINGERS_STOPPED = 0.03
+"""Speed below which the fingers count as stopped, m/s; they close at 0.1 m/s."""
+
+FINGERS_OPEN = 0.07
+"""Distance between the fingers from which on they count as open, m; at most 0.08."""
+
+FINGERS_EMPTY = 0.001
+"""Distance between the fingers below which there is nothing between them, m; a bowl's rim leaves 0.003."""
+
+STALLED_STEPS = 4
+"""Control steps that the fingers may stand still without a grip before the attempt counts as missed."""
+
+GRIP_STEPS = 2
+"""Control steps of a grip before the hand lifts: a finger that has only touched the object would slip off."""
+
+LOST_STEPS = 3
+"""Control steps without contact at both fingers after which an object counts as dropped."""
+
+MOVED, ROTATED = 0.01, 0.15
+"""An object displaced (m) or turned (rad) so much since its grasp was chosen needs another grasp."""
+
+MISSES_PER_GRASP = 2
+"""Times that a grasp is tried before the next best one: most misses are a disturbance's fault, not the grasp's."""
+
+
+class PickPlace:
+    """Picks `goal.target` up and puts it at `goal.place`.
+
+    The phase follows from what can be seen at each step, so that the skill can take over in any state and its actions
+    are labels for states that something else has reached: a gripped object is carried ("carry"), at its place it is let
+    go ("release"); a hand at the grasp closes ("close"), any other hand goes there, open ("approach"). Memory spans a
+    few steps (contacts flicker), and the choice of the grasp after a miss.
+    """
+
+    def __init__(self, scene: Scene, goal: Goal) -> None:
+        self.goal = goal
+        self.misses = 0
+        self.phase = "approach"
+        self._reopen = False
+        self._stalled = 0
+        self._grip = 0
+        self._lost = 0
+        self._misses_here = 0
+        if self._gripped(scene):
+            self._start_carry(scene)
+        else:
+            self._choose_grasp(scene)
+
+    @property
+    def grasp(self) -> Grasp:
+        """The grasp that the hand goes to."""
+        return self._grasp
+
+    def act(self, scene: Scene) -> Array:
+        """[7], the action for the present state."""
+        self._update_phase(scene)
+        return {"approach": self._approach, "close": self._close, "carry": self._carry, "release": self._release}[
+            self.phase
+        ](scene)
+
+    def _gripped(self, scene: Scene) -> bool:
+        return scene.held(self.goal.target) and scene.finger_speed() < FINGERS_STOPPED
+
+    def _update_phase(self, scene: Scene) -> None:
+        held = scene.held(self.goal.target)
+        self._grip = self._grip + 1 if self._gripped(scene) else 0
+        self._lost = 0 if held else self._lost + 1
+        if self.phase in ("carry", "release"):
+            if self._lost < LOST_STEPS:
+                if self.phase == "carry" and self._arrived(scene):
+                    self.phase = "release"
+                elif self.phase == "release" and self._grip >= GRIP_STEPS and not self._arrived(scene):
+                    self.phase = "carry"
+                return
+            self._miss(scene)
+        elif self._grip >= GRIP_STEPS and not self._reopen:
+            self._start_carry(scene)
+            return
+        elif self._displaced(scene):
+            self._misses_here = 0
+            self._choose_grasp(scene)
+        self._approach_or_close(scene)
+
+    def _approach_or_close(self, scene: Scene) -> None:
+        opening = scene.finger_opening()
+        self._reopen = self._reopen and opening < FINGERS_OPEN
+        if self._reopen or not self._at_grasp(scene, closing=opening < FINGERS_OPEN):
+            self.phase, self._stalled = "approach", 0
+            return
+        blocked = opening < FINGERS_OPEN and scene.finger_speed() < FINGERS_STOPPED and self._grip == 0
+        self._stalled = self._stalled + 1 if blocked else 0
+        if opening < FINGERS_EMPTY or self._stalled > STALLED_STEPS:
+            self._miss(scene)
+            return
+        self.phase = "close"
+
+    def _miss(self, scene: Scene) -> None:
+        self.misses += 1
+        self._misses_here += 1
+        self._reopen = True
+        self._stalled = 0
+        self.phase = "approach"
+        self._choose_grasp(scene)
+
+    # -- approach: to the grasp, above everything until aligned, fingers open
+
+    def _choose_grasp(self, scene: Scene) -> None:
+        target = self.goal.target
+        points, obstacles, position = scene.points(target), scene.obstacle_points(target), scene.position(target)
+        grasps = grasping.candidates(position, points, obstacles)
+        self._grasp = grasps[self._misses_here // MISSES_PER_GRASP % len(grasps)]
+        self._pose = position, scene.rotation(target)
+        base = scene.support_height(float(points[:, 2].min()) + 0.01)
+        self._hand_map = HeightMap(np.concatenate([points, obstacles]), base).grown(grasping.FINGER_OUTER + 0.006)
+        self._target_top = float(points[:, 2].max())
+
+    def _displaced(self, scene: Scene) -> bool:
+        position, rotation = self._pose
+        moved = float(np.linalg.norm(scene.position(self.goal.target) - position))
+        cosine = (np.trace(rotation.T @ scene.rotation(self.goal.target)) - 1) / 2
+        return moved > MOVED or bool(cosine < np.cos(ROTATED))
+
+    def _at_grasp(self, scene: Scene, *, closing: bool) -> bool:
+        """The hand is where it should close; fingers that already do so may push it off a little."""
+        error = scene.position(self.goal.target) + self._grasp.offset - scene.hand_position()
+        turn = float(np.linalg.norm(turn_to(scene, self._grasp.angle)))
+        distance, height = float(np.linalg.norm(error[:2])), abs(float(error[2]))
+        if closing or self.phase == "close":
+            return distance < 0.02 and height < 0.018 and turn < 0.3
+        return distance < 0.008 and height < 0.010 and turn < 0.1
+
+    def _approach(self, scene: Scene) -> Array:
+        hand = scene.hand_position()
+        site = scene.position(self.goal.target) + self._grasp.offset
+        turn = turn_to(scene, self._grasp.angle)
+        distance = float(np.linalg.norm(site[:2] - hand[:2]))
+        # once the fingers are astride, a small drift must not send the hand up again
+        astride = hand[2] - grasping.TIP_BELOW < self._target_top
+        aligned = distance < ALIGNED * (1.5 if astride else 1.0) and np.linalg.norm(turn) < (0.3 if astride else 0.15)
+        path, s = along(hand[:2], site[:2])
+        required = self._hand_map.at(path) + grasping.TIP_BELOW + MARGIN
+        if aligned and scene.finger_opening() > FINGERS_OPEN:
+            required[:] = site[2]
+        planned = ahead(scene)
+        return travel(site[:2] - planned[:2], planned[2], required, s, turn, OPEN)
+
+    # -- close: hold still until both fingers grip
+
+    def _close(self, scene: Scene) -> Array:
+        site = scene.position(self.goal.target) + self._grasp.offset
+        return hold(scene, site, turn_to(scene, self._grasp.angle), CLOSE)
+
+    # -- carry: lift, transport and lower, keeping the object-to-hand offset
+
+    def _start_carry(self, scene: Scene) -> None:
+        target = self.goal.target
+        points, obstacles, position = scene.points(target), scene.obstacle_points(target), scene.position(target)
+        base = scene.support_height(float(points[:, 2].min()) + 0.01)
+        heights = HeightMap(obstacles, base)
+        radius = float(np.linalg.norm(points[:, :2] - position[:2], axis=1).max())
+        self._object_map = heights.grown(radius + 0.006)
+        self._hand_map = heights.grown(0.05)
+        self._below = float(position[2] - points[:, 2].min())
+        self._angle = finger_angle(scene.hand_rotation())
+        self._place_height = self._find_place_height(scene)
+        self._lost = 0
+        self._misses_here = 0
+        self.phase = "carry"
+
+    def _find_place_height(self, scene: Scene) -> float:
+        """Height of the object's origin when it has arrived, m."""
+        goal = self.goal
+        place = scene.place_position(goal)
+        container = scene.points(goal.place_body)
+        if goal.predicate == "on":
+            inner = container[np.linalg.norm(container[:, :2] - place[:2], axis=1) < 0.03]
+            floor = float(inner[:, 2].max()) if len(inner) else float(place[2])
+            # aim 8 mm too deep: the object must touch
+            return floor + self._below - 0.008
+        floor = float(container[:, 2].min())
+        hand_above = float(scene.hand_position()[2] - scene.position(goal.target)[2])
+        palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - hand_above
+        return max(floor + self._below + 0.02, palm_limit)
+
+    def _arrived(self, scene: Scene) -> bool:
+        error = scene.place_position(self.goal) - scene.position(self.goal.target)
+        low = self._place_height + (0.012 if self.goal.predicate == "in" else 0.004)
+        return float(np.linalg.norm(error[:2])) < 0.02 and scene.position(self.goal.target)[2] < low
+
+    def _carry(self, scene: Scene) -> Array:
+        hand = scene.hand_position()
+        position = scene.position(self.goal.target)
+        place = scene.place_position(self.goal)
+        error = place[:2] - position[:2]
+        path, s = along(position[:2], place[:2])
+        above = hand - position
+        required = np.maximum(
+            self._object_map.at(path) + self._below + MARGIN,
+            self._hand_map.at(path + above[:2]) + grasping.TIP_BELOW + MARGIN - above[2],
+        )
+        if float(np.linalg.norm(error)) < ALIGNED * 1.5:
+            required[:] = self._place_height
+        lead = ahead(scene) - hand
+        turn = turn_to(scene, self._angle)
+        return travel(error - lead[:2], position[2] + lead[2], required, s, turn, CLOSE)
+
+    # -- release: let go without moving
+
+    def _release(self, scene: Scene) -> Array:
+        return action(np.zeros(3), np.zeros(3), OPEN)
