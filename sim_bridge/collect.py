@@ -39,7 +39,7 @@ class CollectConfig:
         out: directory to write to.
         noise: probability per control step that a burst of noise begins.
         image_size: edge of the stored frames, px. every: control steps per stored frame.
-        policy: checkpoint that drives a random prefix of each episode (DAgger), or None.
+        policy: checkpoint that drives most of a first part of each episode (DAgger), or None.
         device: of that policy.
     """
 
@@ -56,12 +56,11 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one seed. `demonstrated` is False when it failed, or when a policy's prefix solved the task."""
+    """Result of one seed; a demonstration was written when it succeeded."""
 
     task: int
     seed: int
     success: bool
-    demonstrated: bool
     steps: int
     phase: str
 
@@ -151,7 +150,7 @@ def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:
                 outcome = _next_result(results, processes)
                 outcomes.append(outcome)
                 good = sum(o.success for o in outcomes)
-                rate = sum(o.demonstrated for o in outcomes) / (time.monotonic() - start)
+                rate = good / (time.monotonic() - start)
                 progress.update(bar, advance=1, rate=rate, success=good / len(outcomes))
     finally:
         for process in processes:
@@ -188,11 +187,11 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
 
     env: LiberoEnv | None = None
     try:
-        takeover = None
+        engine = None
         if config.policy is not None:
-            from sim_bridge.takeover import PolicyPrefix
+            from sim_bridge.takeover import PolicyPilot, load_engine
 
-            takeover = PolicyPrefix(config.policy, config.device)
+            engine = load_engine(config.policy, config.device)
         task = config.tasks[index % len(config.tasks)]
         while (job := _take(config, todo, taken, task)) is not None:
             task, seed = job
@@ -206,10 +205,9 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
                 noise=config.noise,
                 image_size=config.image_size,
                 every=config.every,
-                prefix=None if takeover is None else takeover.for_seed(seed),
+                pilot=None if engine is None else PolicyPilot(engine, seed, env.max_steps),
             )
-            demonstrated = driven.demonstration is not None
-            outcome = Outcome(task, seed, driven.success, demonstrated, driven.steps, driven.phase)
+            outcome = Outcome(task, seed, driven.success, driven.steps, driven.phase)
             if driven.demonstration is not None:
                 write_demonstration(config.out, driven.demonstration)
             else:
@@ -248,7 +246,7 @@ def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> N
         table.add_column(heading, justify="right")
     for task in config.tasks:
         mine = [o for o in outcomes if o.task == task]
-        steps = [o.steps for o in mine if o.demonstrated]
+        steps = [o.steps for o in mine if o.success]
         kept = sum(demonstration_path(config.out, config.suite, task, seed).exists() for seed in config.seeds)
         table.add_row(
             str(task),
@@ -260,7 +258,7 @@ def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> N
     console = Console()
     console.print(table)
     if outcomes:
-        kept = sum(o.demonstrated for o in outcomes)
+        kept = sum(o.success for o in outcomes)
         console.print(f"{kept} demonstrations in {seconds:.0f} s ({kept / seconds:.2f} a second), in {config.out}")
     else:
         console.print(f"nothing to do: all {len(config.tasks) * len(config.seeds)} seeds were tried before")
@@ -277,7 +275,7 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser.add_argument("--noise", type=float, default=0.03, help="bursts of noise per control step (default 0.03)")
     parser.add_argument("--image-size", type=int, default=128, help="edge of the stored frames, px (default 128)")
     parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
-    parser.add_argument("--policy", default=None, help="checkpoint that drives a random prefix (DAgger)")
+    parser.add_argument("--policy", default=None, help="checkpoint that drives most of a first part (DAgger)")
     parser.add_argument("--device", default="cpu", help="of that policy (default cpu)")
     arguments = parser.parse_args(argv)
     for name, low in (("demos", 1), ("workers", 1), ("every", 1), ("image_size", 16), ("seed", 0)):

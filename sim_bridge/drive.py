@@ -1,9 +1,9 @@
-"""Drive one episode with the expert, disturbed on purpose, and record what a policy sees and should do."""
+"""Drive one episode, disturbed on purpose, and record what a policy sees and what the expert would do there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,31 @@ BURST_STEPS = (2, 7)
 BURST_AMPLITUDE = (0.2, 0.9)
 """Largest translation command of a burst, of the full scale of 0.05 m; the rotation gets a third of it."""
 
-EXPERT_ATTEMPTS = 3
+GRIPPER_FLIPS = 0.1
+"""Share of the bursts that also turn the gripper's command round: a dropped object, or fingers that close too early."""
+
+EXPERT_ATTEMPTS = 4
 """Grasps per demonstration: a disturbed grasp that missed is worth showing how to repeat."""
 
-Prefix = Callable[[LiberoEnv], bool]
-"""Steps the environment before the expert takes over; True when the task was already solved. Its last step must be
-rendered."""
+
+class Pilot(Protocol):
+    """Something else that drives part of an episode, a chunk at a time; the expert only says what it would do (DAgger).
+
+    Attributes:
+        chunk_steps: control steps per chunk.
+        last_step: from this control step on the expert drives alone.
+    """
+
+    chunk_steps: int
+    last_step: int
+
+    def chunk(self, env: LiberoEnv) -> NDArray[np.float32] | None:
+        """[chunk_steps, 7] to execute from the environment's present frame, or None to leave a chunk to the expert."""
+        ...
 
 
 class NoiseBursts:
-    """Adds bursts of noise to an arm's commands.
+    """Adds bursts of noise to an arm's commands; some turn the gripper's command round.
 
     Args:
         rng: source of randomness.
@@ -42,6 +57,7 @@ class NoiseBursts:
         self._rate = rate
         self._left = 0
         self._drift = np.zeros(6)
+        self._flip = False
 
     def apply(self, action: NDArray[np.float32], *, allowed: bool) -> tuple[NDArray[np.float32], bool]:
         """[7] -> what to execute [7], and whether it differs. Without `allowed` a burst ends."""
@@ -54,10 +70,13 @@ class NoiseBursts:
             self._left = int(self._rng.integers(BURST_STEPS[0], BURST_STEPS[1] + 1))
             amplitude = self._rng.uniform(*BURST_AMPLITUDE)
             self._drift = amplitude * self._rng.uniform(-1.0, 1.0, 6) * np.repeat([1.0, 1 / 3], 3)
+            self._flip = bool(self._rng.random() < GRIPPER_FLIPS)
         self._left -= 1
         executed = action.copy()
         jitter = self._rng.normal(0.0, 0.1, 6) * np.repeat([1.0, 1 / 3], 3)
         executed[:6] = np.clip(executed[:6] + self._drift + jitter, -1.0, 1.0)
+        if self._flip:
+            executed[6] = -executed[6]
         return executed, bool(np.any(executed != action))
 
 
@@ -67,15 +86,55 @@ class Driven:
 
     Attributes:
         success: the task's predicate was fulfilled.
-        steps: control steps after the prefix.
+        steps: control steps.
         phase: the expert's last phase.
-        demonstration: the recording, None without success or when the prefix solved the task.
+        demonstration: the recording, None without success.
     """
 
     success: bool
     steps: int
     phase: str
     demonstration: Demonstration | None
+
+
+class _Recording:
+    """What becomes a demonstration."""
+
+    def __init__(self, image_size: int) -> None:
+        self._image_size = image_size
+        self._images: list[NDArray[np.uint8]] = []
+        self._proprio: list[NDArray[np.float32]] = []
+        self._frame_steps: list[int] = []
+        self._actions: list[NDArray[np.float32]] = []
+        self._executed: list[NDArray[np.float32]] = []
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def frame(self, env: LiberoEnv) -> None:
+        observation = env.observe()
+        self._images.append(np.stack([resize_frame(observation.images[name], self._image_size) for name in CAMERAS]))
+        self._proprio.append(observation.proprio)
+        self._frame_steps.append(len(self))
+
+    def step(self, label: NDArray[np.float32], command: NDArray[np.float32]) -> None:
+        self._actions.append(label)
+        self._executed.append(command)
+
+    def demonstration(self, env: LiberoEnv, seed: int) -> Demonstration:
+        actions, executed = np.stack(self._actions), np.stack(self._executed)
+        return Demonstration(
+            suite=env.suite,
+            task=env.task,
+            seed=seed,
+            instruction=env.instruction,
+            images=np.stack(self._images),
+            frame_steps=np.array(self._frame_steps, dtype=np.int64),
+            proprio=np.stack(self._proprio),
+            actions=actions,
+            executed=executed,
+            noisy=np.any(actions != executed, axis=1),
+        )
 
 
 def drive(
@@ -85,57 +144,44 @@ def drive(
     noise: float,
     image_size: int,
     every: int,
-    prefix: Prefix | None = None,
+    pilot: Pilot | None = None,
 ) -> Driven:
     """Place everything at random from `seed` and let the expert solve the task.
+
+    Every control step is labelled with the expert's own action for the state at hand, whoever drives.
 
     Args:
         env: with a renderer.
         seed: of the placement and of the disturbances.
-        noise: probability per control step that a burst of noise begins. Labels stay those of the expert.
+        noise: probability per control step that a burst of noise begins, where the expert drives.
         image_size: frames are stored at this size, px, resized as the policy does it.
         every: a frame is stored before every such step.
-        prefix: something else drives first (DAgger); its steps are not recorded.
+        pilot: drives some chunks of the first part; the expert then has the task's whole step limit.
     """
     env.reset(None, seed=seed)
-    if prefix is not None and prefix(env):
-        return Driven(True, 0, "prefix", None)
     expert = ScriptedExpert(env, max_attempts=EXPERT_ATTEMPTS)
     expert.reset()
     bursts = NoiseBursts(np.random.default_rng(seed), noise)
-    frames: list[NDArray[np.uint8]] = []
-    states: list[NDArray[np.float32]] = []
-    frame_steps: list[int] = []
-    actions: list[NDArray[np.float32]] = []
-    executed: list[NDArray[np.float32]] = []
-    noisy: list[bool] = []
+    recording = _Recording(image_size)
+    piloted_steps = 0 if pilot is None else pilot.last_step
+    chunk: NDArray[np.float32] | None = None
     success = False
-    while not success and not expert.failed and len(actions) < env.max_steps:
-        step = len(actions)
+    while not success and not expert.failed and len(recording) < piloted_steps + env.max_steps:
+        step = len(recording)
         if step % every == 0:
-            observation = env.observe()
-            frames.append(np.stack([resize_frame(observation.images[camera], image_size) for camera in CAMERAS]))
-            states.append(observation.proprio)
-            frame_steps.append(step)
+            recording.frame(env)
+        if pilot is not None and step % pilot.chunk_steps == 0 and step <= piloted_steps:
+            chunk = pilot.chunk(env) if step < piloted_steps else None
+            # labels of a chunk then follow from the state at its start, and the expert's misses were not its own
+            expert.reset()
         label = expert.act()
-        # a hand pushed while the fingers close misses: that would only show how to fail
-        command, is_noisy = bursts.apply(label, allowed=expert.phase in ("approach", "carry"))
-        success = env.step(command, render=(step + 1) % every == 0)
-        actions.append(label)
-        executed.append(command)
-        noisy.append(is_noisy)
-    if not success:
-        return Driven(False, len(actions), expert.phase, None)
-    demonstration = Demonstration(
-        suite=env.suite,
-        task=env.task,
-        seed=seed,
-        instruction=env.instruction,
-        images=np.stack(frames),
-        frame_steps=np.array(frame_steps, dtype=np.int64),
-        proprio=np.stack(states),
-        actions=np.stack(actions),
-        executed=np.stack(executed),
-        noisy=np.array(noisy),
-    )
-    return Driven(True, len(actions), expert.phase, demonstration)
+        if pilot is not None and chunk is not None:
+            command = chunk[step % pilot.chunk_steps]
+        else:
+            command, _ = bursts.apply(label, allowed=expert.phase != "release")
+        following = step + 1
+        due = following % every == 0 or (pilot is not None and following % pilot.chunk_steps == 0)
+        success = env.step(command, render=due)
+        recording.step(label, command)
+    demonstration = recording.demonstration(env, seed) if success else None
+    return Driven(success, len(recording), expert.phase, demonstration)

@@ -1,46 +1,50 @@
-"""DAgger's first part: a policy drives, then the expert takes over from where the policy ended up.
+"""DAgger: a policy drives, the expert labels what the policy visits and takes over now and then.
 
-The expert's actions from states that the policy itself reaches are what a policy trained on perfect demonstrations
-lacks (Ross et al., 2011).
+The expert's actions in states that the policy itself reaches are what a policy trained on perfect demonstrations
+lacks (Ross et al., 2011). A policy that acts in chunks needs whole chunks as labels: the expert drives the chunks in
+between, from where the policy has ended up.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsd_policy.checkpoints.loading import load_policy
 from rsd_policy.engine.inference import RSDInferenceEngine
-from sim_bridge.drive import Prefix
 from sim_bridge.libero_env import LiberoEnv
 
-LONGEST_PREFIX = 70
-"""Control steps; a policy that imitates the expert has nearly solved a libero_spatial task by then."""
+POLICY_SHARE = 0.75
+"""Probability that the policy drives a chunk of its part: it drives four in a row on average, so its errors add up."""
+
+LATEST = 0.6
+"""The policy's part ends at the latest after this share of the task's step limit; its end is drawn evenly."""
 
 
-class PolicyPrefix:
-    """Lets a policy drive a random number of steps.
+class PolicyPilot:
+    """Lets a policy drive most chunks of an episode's first part.
 
     Args:
-        checkpoint: name or directory, see `load_policy`.
-        device: torch device of the policy.
+        engine: of the policy.
+        seed: draws who drives, and how long.
+        max_steps: the task's step limit.
     """
 
-    def __init__(self, checkpoint: str, device: str) -> None:
-        self._engine = RSDInferenceEngine(load_policy(checkpoint), mode="baseline", device=device)
+    def __init__(self, engine: RSDInferenceEngine, seed: int, max_steps: int) -> None:
+        self._engine = engine
+        self._rng = np.random.default_rng([seed, 1])
+        self.chunk_steps = engine.policy.horizon
+        chunks = int(LATEST * max_steps) // self.chunk_steps
+        self.last_step = self.chunk_steps * int(self._rng.integers(1, chunks + 1))
+        engine.reset()
 
-    def for_seed(self, seed: int) -> Prefix:
-        """The prefix of one episode; its length is drawn from the seed."""
-        length = int(np.random.default_rng([seed, 1]).integers(1, LONGEST_PREFIX + 1))
+    def chunk(self, env: LiberoEnv) -> NDArray[np.float32] | None:
+        """[chunk_steps, 7] of the policy, or None to leave a chunk to the expert."""
+        if self._rng.random() >= POLICY_SHARE:
+            return None
+        return self._engine.infer(env.observe()).actions
 
-        def prefix(env: LiberoEnv) -> bool:
-            self._engine.reset()
-            step = 0
-            while step < length:
-                actions = self._engine.infer(env.observe()).actions[: length - step]
-                for i, action in enumerate(actions):
-                    if env.step(action, render=i == len(actions) - 1):
-                        return True
-                    step += 1
-            return False
 
-        return prefix
+def load_engine(checkpoint: str, device: str) -> RSDInferenceEngine:
+    """The engine of a checkpoint (name or directory, see `load_policy`) on a torch device, as evaluation runs it."""
+    return RSDInferenceEngine(load_policy(checkpoint), mode="baseline", device=device)
