@@ -1,0 +1,1 @@
+"""OpenVLA and OpenVLA-OFT: modules that load the public checkpoints unchanged."""
