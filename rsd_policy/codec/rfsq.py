@@ -1,17 +1,21 @@
 """Residual finite scalar quantisation (RFSQ) of action chunks with constant, fitted conditioning.
 
-Each degree of freedom d has a fitted half-range s_d. Level l splits what the levels before it left over into `bins`
-equal cells of width
+Each degree of freedom d has a fitted limit m_d and a grid of half-range s_d >= m_d. Level l splits what the levels
+before it left over into `bins` equal cells of width
 
     w[l, d] = 2 * s_d / bins ** (l + 1)
 
-and keeps the signed cell number q[l] = clip(round(r[l] / w[l]), -(bins - 1) / 2, (bins - 1) / 2) with
-r[0] = clip(a, -s, s) and r[l + 1] = r[l] - q[l] * w[l]. The sum of q[l] * w[l] over any prefix of levels is the centre
-of the cell that the prefix names, so every prefix decodes. The widths are constants of the model, never statistics of
-the sample: tokens alone decode exactly. (Finite scalar quantisation: Mentzer et al., 2023; the pitfall of
-per-sample statistics: docs/rsd.md.)
+`bins` is odd, so cells nest: the digits q[0], q[1], ... in -(bins - 1) / 2 .. (bins - 1) / 2 are the balanced digits in
+base `bins` of one integer n, the number of the finest cell, and an action is n * w[levels - 1, d]. The sum of
+q[l] * w[l, d] over any prefix of levels is the centre of the cell which that prefix names, so every prefix decodes. The
+widths are constants of the model, never statistics of the sample: tokens alone decode exactly. (Finite scalar
+quantisation: Mentzer et al., 2023; the study behind bins and grid: docs/codec.md.)
 
-The gripper is binary: it is encoded as -1 or +1 like the others and decoded to its sign.
+`fit` chooses s so that 0 and the limits +-m are centres of cells from L1 on: an arm at rest and an arm at full speed, a
+quarter of all values, are then exact, and their finer digits are 0.
+
+The gripper is binary and has a treatment of its own: one bit per step, carried by L0 (lowest cell: open, highest:
+close); its other digits are always 0 and carry nothing.
 """
 
 from __future__ import annotations
@@ -28,113 +32,157 @@ from rsd_policy.observation import ACTION_DIM
 GRIPPER = ACTION_DIM - 1
 """Index of the gripper in an action."""
 
+FINEST = 2**23
+"""Most cells of a degree of freedom: float32 must tell the centres apart for decoded actions to encode back."""
+
+LEAST_LIMIT = 0.02
+"""Action units; the limit of a degree of freedom that never moves in the data, so that it still has cells."""
+
 
 class RFSQCodec:
     """Encoder and decoder between actions and residual levels.
 
     Args:
-        scale: [7], half-range per degree of freedom in action units; actions beyond it saturate. The gripper's is 1.
+        scale: [7], half-range s of the grid per degree of freedom, action units. The gripper's is not used.
         levels: number of residual levels.
-        bins: cells per level, odd, so that zero motion is a cell centre. Three bins make all eight levels carry motion
-            (27 cells after 3 levels, 6561 after 8); seven would leave five levels of noise (docs/rsd.md).
+        bins: cells per level, odd, so that zero motion is a cell centre.
+        limit: [7], largest magnitude m that is encoded or decoded, at most the scale; None: the scale itself.
+
+    Raises:
+        CheckpointError: constants that are not of this form.
     """
 
-    def __init__(self, scale: Tensor, levels: int = 8, bins: int = 3) -> None:
-        scale = torch.as_tensor(scale, dtype=torch.float64).cpu()
-        if scale.shape != (ACTION_DIM,) or not bool((torch.isfinite(scale) & (scale > 0)).all()):
-            raise CheckpointError(f"codec scale: expected {ACTION_DIM} positive numbers, got {scale.tolist()}")
-        if bins < 3 or bins % 2 == 0:
-            raise CheckpointError(f"codec bins: expected an odd number of at least 3, got {bins}")
-        self.scale = scale
+    def __init__(self, scale: Tensor, levels: int = 8, bins: int = 3, limit: Tensor | None = None) -> None:
+        if levels < 1:
+            raise CheckpointError(f"codec levels: expected at least 1, got {levels}")
+        if bins < 3 or bins % 2 == 0 or bins**levels > FINEST:
+            raise CheckpointError(
+                f"codec bins: expected an odd number of at least 3 with bins ** levels <= {FINEST}, "
+                f"got {bins} and {levels} levels"
+            )
+        self.scale = _constants("scale", scale)
+        self.limit = self.scale.clone() if limit is None else _constants("limit", limit)
+        if not bool((self.limit <= self.scale).all()):
+            raise CheckpointError(f"codec limit: expected at most {self.scale.tolist()}, got {self.limit.tolist()}")
         self.levels = levels
         self.bins = bins
         self.half = (bins - 1) // 2
         powers = torch.tensor([float(bins) ** -(level + 1) for level in range(levels)], dtype=torch.float64)
-        self.widths = 2.0 * powers[:, None] * scale[None, :]
+        self.widths = 2.0 * powers[:, None] * self.scale[None, :]
         """[levels, 7] cell width per level and degree of freedom, action units."""
-        self._widths_on: dict[torch.device, Tensor] = {}
+        self.carries = torch.ones(levels, ACTION_DIM, dtype=torch.bool)
+        """[levels, 7], False where a digit is the same for every action: the gripper's from L1 on."""
+        self.carries[1:, GRIPPER] = False
 
     @classmethod
     def fit(cls, actions: Tensor, levels: int = 8, bins: int = 3) -> RFSQCodec:
-        """Choose the half-ranges from data.
+        """Choose limits and grid from data.
 
         Args:
-            actions: [N, 7] demonstrated actions in [-1, 1].
+            actions: [..., 7] demonstrated actions or chunks of them, at least one, in [-1, 1].
 
         Returns:
-            A codec whose half-range per degree of freedom is the 99.9 % quantile of |action| (at least 0.02, so that a
-            degree of freedom that never moves still has cells; at most 1, the limit of the robot profile).
+            A codec whose limit per degree of freedom is the largest |action| (at least 0.02, at most 1, the limit of
+            the robot profile) and whose grid has that limit as the centre of the outermost used cell of L1.
         """
-        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0:
-            raise ActionError(f"codec fit: expected actions [N, {ACTION_DIM}], got {list(actions.shape)}")
-        magnitude = actions.detach().to(torch.float64).abs()
-        # kthvalue and not quantile: the latter refuses inputs beyond 16 M elements.
-        rank = max(1, math.ceil(0.999 * len(magnitude)))
-        scale = magnitude.kthvalue(rank, dim=0).values.clamp(0.02, 1.0)
-        scale[GRIPPER] = 1.0
-        return cls(scale, levels, bins)
+        if actions.ndim < 2 or actions.shape[-1] != ACTION_DIM or actions.numel() == 0:
+            raise ActionError(f"codec fit: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
+        if not bool(torch.isfinite(actions).all()):
+            raise ActionError("codec fit: expected finite actions, got NaN or infinity")
+        limit = actions.detach().cpu().to(torch.float64).flatten(0, -2).abs().amax(dim=0).clamp(LEAST_LIMIT, 1.0)
+        limit[GRIPPER] = 1.0
+        # L1 has cells of width 2 s / bins^2; its outermost centre is s minus half of that.
+        return cls(limit / (1.0 - float(bins) ** -2), levels, bins, limit)
 
     def encode(self, actions: Tensor) -> Tensor:
         """Tokens of actions.
 
         Args:
-            actions: [..., T, 7], action units.
+            actions: [..., T, 7], action units. Magnitudes beyond the limit saturate at it; a gripper above 0 closes.
 
         Returns:
-            int64 [levels, ..., T, 7] with values 0 .. bins - 1 (cell number plus half).
+            int64 [levels, ..., T, 7] with values 0 .. bins - 1 (digit plus half).
 
         Raises:
             ActionError: the last dimension is not 7 or a value is not finite.
         """
-        if actions.shape[-1] != ACTION_DIM:
+        if actions.ndim < 1 or actions.shape[-1] != ACTION_DIM:
             raise ActionError(f"codec encode: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec encode: expected finite actions, got NaN or infinity")
-        widths = self._widths(actions.device)
-        scale = self.scale.to(actions.device)
-        residual = actions.to(torch.float64)
-        residual[..., GRIPPER] = torch.where(residual[..., GRIPPER] > 0, 1.0, -1.0)
-        residual = torch.minimum(torch.maximum(residual, -scale), scale)
+        limit, finest = self.limit.to(actions.device), self.widths[-1].to(actions.device)
+        outermost = (self.bins**self.levels - 1) // 2
+        clipped = torch.minimum(torch.maximum(actions.to(torch.float64), -limit), limit)
+        number = torch.round(clipped / finest).to(torch.int64).clamp(-outermost, outermost)
+        # Ordinary base-`bins` digits of the shifted number are the balanced digits plus half.
+        number = number + outermost
         tokens = []
-        for width in widths:
-            digit = torch.round(residual / width).clamp(-self.half, self.half)
-            residual = residual - digit * width
-            tokens.append(digit.to(torch.int64) + self.half)
-        return torch.stack(tokens)
+        for level in range(self.levels):
+            tokens.append(number // self.bins ** (self.levels - 1 - level) % self.bins)
+        stacked = torch.stack(tokens)
+        stacked[..., GRIPPER] = self.half
+        stacked[0, ..., GRIPPER] = torch.where(actions[..., GRIPPER] > 0, self.bins - 1, 0)
+        return stacked
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Actions of a prefix of levels.
 
         Args:
-            tokens: int64 [l, ..., T, 7] with 1 <= l <= levels.
+            tokens: int64 [l, ..., T, 7] with 1 <= l <= levels and values 0 .. bins - 1.
 
         Returns:
-            float32 [..., T, 7]; the gripper is exactly -1 or +1.
+            float32 [..., T, 7], the centres of the cells, no magnitude beyond the limit; the gripper is exactly -1 or
+            +1. The same on every device, for the digits are added as integers.
+
+        Raises:
+            ActionError: another number of levels or degrees of freedom.
         """
         used = len(tokens)
         if not 1 <= used <= self.levels or tokens.shape[-1] != ACTION_DIM:
             raise ActionError(
                 f"codec decode: expected tokens [1..{self.levels}, ..., {ACTION_DIM}], got {list(tokens.shape)}"
             )
-        widths = self._widths(tokens.device)[:used]
-        shape = (used,) + (1,) * (tokens.ndim - 2) + (ACTION_DIM,)
-        actions = ((tokens - self.half) * widths.view(shape)).sum(dim=0)
-        actions[..., GRIPPER] = torch.where(actions[..., GRIPPER] > 0, 1.0, -1.0)
+        number = tokens[0] - self.half
+        for digits in tokens[1:]:
+            number = number * self.bins + (digits - self.half)
+        limit, width = self.limit.to(tokens.device), self.widths[used - 1].to(tokens.device)
+        actions = torch.minimum(torch.maximum(number * width, -limit), limit)
+        actions[..., GRIPPER] = torch.where(number[..., GRIPPER] > 0, 1.0, -1.0)
         return actions.to(torch.float32)
+
+    def bits(self, horizon: int) -> list[float]:
+        """Bits of a chunk at a fixed rate, for each prefix of levels: log2(bins) a digit, one a gripper command."""
+        per_level = (ACTION_DIM - 1) * math.log2(self.bins)
+        return [horizon * (1.0 + per_level * used) for used in range(1, self.levels + 1)]
 
     def to_manifest(self) -> dict[str, Any]:
         """Constants as JSON-serialisable values; `from_manifest` rebuilds an identical codec."""
-        return {"scale": self.scale.tolist(), "levels": self.levels, "bins": self.bins}
+        return {
+            "scale": self.scale.tolist(),
+            "limit": self.limit.tolist(),
+            "levels": self.levels,
+            "bins": self.bins,
+        }
 
     @classmethod
     def from_manifest(cls, entry: dict[str, Any]) -> RFSQCodec:
-        """Rebuild a codec from `to_manifest`'s values."""
-        try:
-            return cls(torch.tensor(entry["scale"], dtype=torch.float64), int(entry["levels"]), int(entry["bins"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"manifest entry 'codec': expected scale, levels and bins, got {entry}") from error
+        """Rebuild a codec from `to_manifest`'s values; an entry without `limit` has the scale for it.
 
-    def _widths(self, device: torch.device) -> Tensor:
-        if device not in self._widths_on:
-            self._widths_on[device] = self.widths.to(device)
-        return self._widths_on[device]
+        Raises:
+            CheckpointError: an entry is missing or not of its form.
+        """
+        try:
+            scale = torch.tensor(entry["scale"], dtype=torch.float64)
+            limit = torch.tensor(entry.get("limit", entry["scale"]), dtype=torch.float64)
+            levels, bins = int(entry["levels"]), int(entry["bins"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"manifest entry 'codec': expected scale, levels and bins, got {entry}") from error
+        return cls(scale, levels, bins, limit)
+
+
+def _constants(name: str, values: Tensor) -> Tensor:
+    """float64 [7] on the CPU, checked."""
+    constants = torch.as_tensor(values, dtype=torch.float64).cpu()
+    if constants.shape != (ACTION_DIM,) or not bool((torch.isfinite(constants) & (constants > 0)).all()):
+        raise CheckpointError(f"codec {name}: expected {ACTION_DIM} positive numbers, got {constants.tolist()}")
+    return constants
