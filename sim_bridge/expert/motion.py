@@ -68,6 +68,37 @@ def travel(error: Array, height: float, required: Array, s: Array, turn: Array, 
     return action(np.append(planar, vertical), rotation, gripper)
 
 
+STRAIGHT, BENT = -0.09, -0.3
+"""Elbow angles, rad: stretched to its limit, and bent enough to move freely again."""
+
+JAMMED_SPEED, JAMMED_COMMAND, JAMMED_STEPS = 0.015, 0.3, 5
+"""A stretched arm is jammed when the hand is slower than this, m/s, though told to move at least so much for so many
+control steps."""
+
+
+class JamDetector:
+    """Tells when the arm is stretched out and does not move: no force at the hand bends a straight elbow."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._bending = False
+
+    def jammed(self, scene: Scene, command: Array) -> bool:
+        """The arm needs `bend` instead of the command ([7])."""
+        slow = float(np.linalg.norm(scene.hand_velocity())) < JAMMED_SPEED
+        stuck = scene.elbow() > STRAIGHT and slow and float(np.abs(command[:3]).max()) > JAMMED_COMMAND
+        self._steps = self._steps + 1 if stuck else 0
+        self._bending = self._steps >= JAMMED_STEPS or (self._bending and scene.elbow() > BENT)
+        return self._bending
+
+
+def bend(scene: Scene, gripper: float) -> Array:
+    """[7], frees a jammed arm: turning the fingers towards the base bends the elbow, forces at the hand do not."""
+    reach = scene.hand_position()[:2] - scene.base_position()[:2]
+    outwards = reach / np.linalg.norm(reach)
+    return action(np.zeros(3), np.array([-outwards[1], outwards[0], 0.0]), gripper)
+
+
 def finger_angle(rotation: Array) -> float:
     """Direction of the fingers' opening in the horizontal plane, rad."""
     return float(np.arctan2(rotation[1, 0], rotation[0, 0]))

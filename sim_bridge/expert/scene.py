@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 POINT_SPACING = 0.008
 """Distance between the points that stand for a collision shape, m: finer than a finger is wide (0.022 m)."""
 
+ELBOW_JOINT = 3
+"""Index of the Panda's elbow among its joints."""
+
 SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
@@ -112,6 +115,10 @@ class Scene:
     def base_position(self) -> Array:
         """[3], origin of the robot's base."""
         return self._data.xpos[self._base].copy()
+
+    def elbow(self) -> float:
+        """Angle of the elbow, rad: negative, straight at its limit of -0.07."""
+        return float(self._data.qpos[self._raw.robots[0]._ref_joint_pos_indexes[ELBOW_JOINT]])
 
     def finger_speed(self) -> float:
         """Speed of the faster finger, m/s."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_bridge.expert.motion import OPEN, action
+from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Scene
 
@@ -59,6 +59,7 @@ class ScriptedExpert:
         self._scene.refresh()
         self.failed = False
         self._misses = 0
+        self._jams = JamDetector()
         self._skill = PickPlace(self._scene, self._scene.open_goal())
 
     def act(self) -> NDArray[np.float32]:
@@ -76,6 +77,8 @@ class ScriptedExpert:
         self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
         chosen = self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
+        if self._jams.jammed(scene, chosen):
+            chosen = bend(scene, float(chosen[6]))
         if self.failed:
             chosen = action(np.zeros(3), np.zeros(3), OPEN)
         return np.clip(chosen, -1.0, 1.0).astype(np.float32)
