@@ -197,7 +197,7 @@ class MiniBackbone(nn.Module):
         self.tokenizer = WordTokenizer(config.vocabulary)
         self.num_layers = config.num_layers
         self.hidden_size = config.width
-        self.slots = config.horizon
+        self.slots = self.horizon = config.horizon
         self.register_buffer("proprio_mean", proprio_mean.float(), persistent=False)
         self.register_buffer("proprio_std", proprio_std.float(), persistent=False)
         self.stems = nn.ModuleDict({name: ConvStem(config.stem_channels, config.width) for name in CAMERAS})

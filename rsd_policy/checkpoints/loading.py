@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rsd_policy.backbones.base import Backbone
 from rsd_policy.backbones.mini import MiniBackbone, MiniConfig
+from rsd_policy.checkpoints.external import external_source, load_external, recorded_backbone
 from rsd_policy.checkpoints.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -23,101 +25,110 @@ from rsd_policy.checkpoints.manifest import (
     sha256,
     verify_files,
 )
+from rsd_policy.checkpoints.policy import Heads, Policy
 from rsd_policy.codec import RFSQCodec
+from rsd_policy.device import parse_device
 from rsd_policy.errors import CheckpointError
-from rsd_policy.heads import RFSQDraftModel, RFSQHead
+from rsd_policy.heads import DeviationPredictor, RFSQDraftModel, RFSQHead
 
 SHARD_BYTES = 15 * 2**20
 """Weights are split into files below this size, so that they travel through ordinary git hosting."""
 
 
-@dataclass
-class Policy:
-    """Everything the engine needs, on one device, in evaluation mode.
+def build_policy(name: str, manifest: dict[str, Any], backbone: Backbone | None = None) -> Policy:
+    """Modules of a manifest's architecture; their weights are untrained.
 
-    Attributes:
-        name: directory name of the checkpoint.
-        backbone: gives `preprocess`, `embed`, `forward_layers`, `action_hidden`.
-        head: main head, all levels.
-        draft: early-exit head, coarse levels.
-        codec: tokens <-> actions.
-        exit_layer: k; the draft reads the hidden states after layers 0 .. k-1.
-        manifest: the checkpoint's manifest.
-    """
-
-    name: str
-    backbone: MiniBackbone
-    head: RFSQHead
-    draft: RFSQDraftModel
-    codec: RFSQCodec
-    exit_layer: int
-    manifest: dict[str, Any]
-
-    @property
-    def horizon(self) -> int:
-        """T, steps of a chunk."""
-        return self.head.horizon
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The trainable parts by the name of their weight files."""
-        return {"backbone": self.backbone, "head": self.head, "draft": self.draft}
-
-    def to(self, device: torch.device) -> Policy:
-        """Move all modules to a device; returns self."""
-        for module in self.modules().values():
-            module.to(device)
-        return self
-
-
-def build_policy(name: str, manifest: dict[str, Any]) -> Policy:
-    """Modules of a manifest's architecture with untrained weights.
+    Args:
+        name: of the policy.
+        manifest: without `files`, if need be.
+        backbone: to be used in place of a new one; needed for an external one.
 
     Raises:
         CheckpointError: the architecture is unknown or an entry does not fit it.
     """
     architecture = manifest["architecture"]
-    kind = architecture.get("backbone")
-    if kind != "mini":
-        raise CheckpointError(f"checkpoint '{name}': expected backbone 'mini', got '{kind}'")
     try:
-        config = MiniConfig.from_manifest(architecture["mini"])
-        statistics = manifest["proprio"]
-        backbone = MiniBackbone(config, torch.tensor(statistics["mean"]), torch.tensor(statistics["std"]))
+        if backbone is None:
+            backbone = _new_mini(name, manifest)
         codec = RFSQCodec.from_manifest(manifest["codec"])
-        common = {"hidden_size": backbone.hidden_size, "horizon": config.horizon, "slots": backbone.slots}
+        common = {"hidden_size": backbone.hidden_size, "horizon": backbone.horizon, "slots": backbone.slots}
         head = RFSQHead(**common, **architecture["head"], levels=codec.levels, bins=codec.bins)
         draft = RFSQDraftModel(**common, **architecture["draft"], bins=codec.bins)
+        deviation = None
+        if (sizes := architecture.get("deviation")) is not None:
+            deviation = DeviationPredictor(**common, levels=draft.levels, **sizes)
+        exit_layer = int(manifest["exit_layer"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint '{name}': architecture entry missing, misnamed or wrong: {error}") from error
-    exit_layer = int(manifest["exit_layer"])
     if not 0 < exit_layer < backbone.num_layers:
         raise CheckpointError(f"exit_layer: expected 1 .. {backbone.num_layers - 1}, got {exit_layer}")
-    policy = Policy(name, backbone, head, draft, codec, exit_layer, manifest)
+    policy = Policy(name, backbone, manifest, Heads(head, draft, codec, exit_layer), deviation=deviation)
     for module in policy.modules().values():
         module.eval().requires_grad_(False)
     return policy
 
 
-def load_policy(name_or_path: str | Path = "mini") -> Policy:
-    """Load a policy from a shipped name or a checkpoint directory, on the CPU, in float32.
+def _new_mini(name: str, manifest: dict[str, Any]) -> MiniBackbone:
+    kind = manifest["architecture"].get("backbone")
+    if kind != "mini":
+        raise CheckpointError(f"checkpoint '{name}': expected backbone 'mini' or 'openvla', got '{kind}'")
+    statistics = manifest["proprio"]
+    config = MiniConfig.from_manifest(manifest["architecture"]["mini"])
+    return MiniBackbone(config, torch.tensor(statistics["mean"]), torch.tensor(statistics["std"]))
 
-    Every file is compared with its sha256 before it is read; every tensor of the architecture must be there with its
-    shape, and no other.
+
+def load_policy(
+    name_or_path: str | Path = "mini",
+    device: str | torch.device = "cpu",
+    *,
+    norm_key: str | None = None,
+    cameras: Sequence[str] | None = None,
+) -> Policy:
+    """Load a policy.
+
+    A checkpoint of ours is a shipped name (`mini`) or a directory with a `manifest.json`. Every file is compared with
+    its sha256 before it is read; every tensor of the architecture must be there with its shape, and no other. It runs
+    in float32; heads on an external backbone take that backbone's precision.
+
+    A checkpoint of OpenVLA or OpenVLA-OFT is a directory in its public layout or a hub id (`organisation/name`). It
+    answers in mode `baseline` with the output head that it came with. It runs in bfloat16 on a GPU, float32 on a CPU.
+
+    Args:
+        name_or_path: as above.
+        device: torch device to load to.
+        norm_key: which of an OpenVLA checkpoint's action statistics to use; None when it has one.
+        cameras: which images of an Observation an OpenVLA checkpoint reads, in its order; None: `agentview` and `wrist`
+            for OpenVLA-OFT, `agentview` for OpenVLA. The checkpoint's files do not tell.
 
     Raises:
-        CheckpointError: missing, altered, or of another architecture.
+        CheckpointError: missing, altered, or of another architecture; or `norm_key` or `cameras` with a checkpoint of
+            ours, which has fixed both.
+        SetupError: no such GPU, or the hub cannot be reached.
+        RSDError: `device` is not the name of a device.
     """
+    target = parse_device(device)
+    external = external_source(name_or_path)
+    if external is not None:
+        return load_external(external, target, norm_key=norm_key, cameras=cameras)
     directory = resolve_checkpoint(name_or_path)
+    if norm_key is not None or cameras is not None:
+        raise CheckpointError(
+            f"policy '{name_or_path}': expected no norm key and no cameras, which its checkpoint has fixed; "
+            f"got norm_key {norm_key!r}, cameras {cameras!r}"
+        )
     manifest = read_manifest(directory)
     verify_files(directory, manifest)
-    policy = build_policy(directory.name, manifest)
+    policy = build_policy(directory.name, manifest, recorded_backbone(manifest, target))
     tensors: dict[str, Tensor] = {}
     for file in manifest["files"]:
         tensors.update(load_file(directory / file))
     for prefix, module in policy.modules().items():
         state = {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(prefix + ".")}
         load_strictly(module, state, f"checkpoint '{directory}', {prefix}")
-    return policy
+    if policy.kind != "mini":
+        for module in (policy.head, policy.draft):
+            module.to(policy.dtype)
+    return policy.to(target)
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str) -> None:

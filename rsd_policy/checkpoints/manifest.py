@@ -29,6 +29,10 @@ REQUIRED = (
     "files",
     "manifest_sha256",
 )
+DEFAULT_ACCEPTANCE = {"threshold": 0.7, "tolerance": [0.1] * 6}
+"""Least fraction of equal draft tokens (0.7 in the original project), and 5 mm and 0.05 rad per step in units of
+robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
+
 SHIPPED = Path(__file__).parent
 """Directory of the checkpoints that come with the package; each is a subdirectory named after the policy."""
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.backbones.base import Backbone
+from rsd_policy.checkpoints.policy import Heads
 from rsd_policy.engine.cuda_graph import GraphedStage
 
 
@@ -30,14 +31,13 @@ class Stages:
     head: Callable[[Tensor], Any]
 
     @classmethod
-    def of(cls, policy: Policy, *, graphed: bool) -> Stages:
+    def of(cls, backbone: Backbone, heads: Heads, *, graphed: bool) -> Stages:
         """Stages of a policy; `graphed` needs it to be on a GPU."""
-        backbone, exit_layer = policy.backbone, policy.exit_layer
         calls: list[Callable[..., Any]] = [
-            lambda x: backbone.forward_layers(x, 0, exit_layer),
-            lambda x: policy.draft(backbone.action_hidden(x)),
-            lambda x: backbone.forward_layers(x, exit_layer, backbone.num_layers),
-            lambda x: policy.head(backbone.action_hidden(x)),
+            lambda x: backbone.forward_layers(x, 0, heads.exit_layer),
+            lambda x: heads.draft(backbone.action_hidden(x)),
+            lambda x: backbone.forward_layers(x, heads.exit_layer, backbone.num_layers),
+            lambda x: heads.head(backbone.action_hidden(x)),
         ]
         if graphed:
             pool = torch.cuda.graph_pool_handle()

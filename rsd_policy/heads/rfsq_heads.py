@@ -84,12 +84,13 @@ class RFSQHead(nn.Module):
         """Per-position features.
 
         Args:
-            hidden: [B, slots, hidden_size].
+            hidden: [B, slots, hidden_size], any precision; computed in the head's own.
 
         Returns:
             [B, T*D, width], positions ordered step by step, degree of freedom fastest.
         """
-        x = self.project(self.norm(hidden)).reshape(len(hidden), self.horizon * ACTION_DIM, self.width)
+        x = self.project(self.norm(hidden.to(self.norm.weight.dtype)))
+        x = x.reshape(len(hidden), self.horizon * ACTION_DIM, self.width)
         x = x + self.position
         for layer in self.layers:
             x = layer(x)

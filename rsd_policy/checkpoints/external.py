@@ -1,0 +1,116 @@
+"""Checkpoints of other projects: OpenVLA and OpenVLA-OFT, alone or below heads of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd_policy.backbones.base import Backbone
+from rsd_policy.backbones.openvla.config import CONFIG
+from rsd_policy.backbones.openvla.files import find_files
+from rsd_policy.backbones.openvla.lora import ADAPTER
+from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, MANIFEST, SHIPPED, sha256
+from rsd_policy.checkpoints.policy import Policy
+from rsd_policy.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+_WHOLE_BYTES = 2**24
+"""Files up to this size are digested whole."""
+
+
+def external_source(name_or_path: str | Path) -> str | None:
+    """Path or hub id when the name is one of an OpenVLA checkpoint; None when it is one of ours, or nothing known.
+
+    A path that exists is never taken for a hub id.
+    """
+    path = Path(name_or_path).expanduser()
+    if (SHIPPED / str(name_or_path) / MANIFEST).is_file() or (path / MANIFEST).is_file():
+        return None
+    if path.exists():
+        return str(path) if (path / CONFIG).is_file() or (path / ADAPTER).is_dir() else None
+    return str(name_or_path) if _HUB_ID.fullmatch(str(name_or_path)) else None
+
+
+def load_external(
+    source: str, device: torch.device, *, norm_key: str | None = None, cameras: Sequence[str] | None = None
+) -> Policy:
+    """An OpenVLA checkpoint as a policy with its own output head; see `load_policy`."""
+    from rsd_policy.backbones.openvla.policy import load_openvla  # needs the tokenizer's package
+
+    loaded = load_openvla(source, norm_key=norm_key, device=device, cameras=cameras)
+    entry = {
+        "source": source,
+        "identity": identity(source),
+        "norm_key": loaded.norm_key,
+        "cameras": list(loaded.backbone.images.cameras),
+        "horizon": loaded.horizon,
+    }
+    manifest = {
+        "architecture": {"backbone": "openvla", "openvla": entry},
+        "acceptance": DEFAULT_ACCEPTANCE,
+        "accuracy": {},
+        "gate": None,
+    }
+    return Policy(source, loaded.backbone, manifest, reference=loaded.reference)
+
+
+def recorded_backbone(manifest: dict[str, Any], device: torch.device) -> Backbone | None:
+    """The external backbone that a checkpoint of ours stands on; None when the checkpoint holds its own.
+
+    Raises:
+        CheckpointError: the backbone is not there, or is another than the one that the heads were trained for.
+    """
+    architecture = manifest["architecture"]
+    if architecture.get("backbone") != "openvla":
+        return None
+    try:
+        entry = architecture["openvla"]
+        source, norm_key, cameras = entry["source"], entry["norm_key"], entry["cameras"]
+        expected, horizon = entry["identity"], entry["horizon"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"manifest entry architecture.openvla: missing or wrong: {error}") from error
+    policy = load_external(source, device, norm_key=norm_key, cameras=cameras)
+    found = policy.manifest["architecture"]["openvla"]
+    if found["identity"] != expected or found["horizon"] != horizon:
+        raise CheckpointError(
+            f"backbone '{source}': expected the weights that the heads were trained for "
+            f"({expected[:16]}..., horizon {horizon}), got others ({found['identity'][:16]}..., horizon "
+            f"{found['horizon']}); put the original back, or train heads for these (./rsd train-heads)"
+        )
+    return policy.backbone
+
+
+def identity(source: str) -> str:
+    """Hex digest that tells one checkpoint of another project from another.
+
+    Covers the names and sizes of all weight and JSON files and their content: all of it up to 16 MiB, beyond that the
+    first and last MiB, so that 15 GB need not be read twice. It finds another checkpoint or a truncated file, not every
+    flipped bit.
+
+    Args:
+        source: directory or hub id.
+
+    Raises:
+        CheckpointError, SetupError: as `load_policy`.
+    """
+    files = find_files(source)
+    digest = hashlib.sha256()
+    for directory in dict.fromkeys((files.directory, files.weights)):
+        for path in sorted(p for p in directory.rglob("*") if p.suffix in (".safetensors", ".pt", ".json")):
+            size = path.stat().st_size
+            content = sha256(path) if size <= _WHOLE_BYTES else _ends(path, size)
+            digest.update(f"{path.relative_to(directory).as_posix()} {size} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _ends(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        first = file.read(2**20)
+        file.seek(size - 2**20)
+        return hashlib.sha256(first + file.read()).hexdigest()
