@@ -22,6 +22,9 @@ arm: without the lead the hand drifts 2 cm past its goal; gains of 3 or a lead o
 LEAN_FROM, LEAN_RATE, MAX_LEAN = 0.66, 2.5, 0.3
 """The hand leans outwards from this distance to the robot's base on (m), at this rate (rad/m), at most so far (rad)."""
 
+STRETCHED_FROM, STRETCHED_TO = -0.5, -0.1
+"""Elbow angles between which turning gives way to moving, rad."""
+
 OPEN, CLOSE = -1.0, 1.0
 
 SLOPE = 0.7
@@ -68,7 +71,7 @@ def travel(error: Array, height: float, required: Array, s: Array, turn: Array, 
     return action(np.append(planar, vertical), rotation, gripper)
 
 
-STRAIGHT, BENT = -0.09, -0.3
+STRAIGHT, BENT = -0.09, -0.7
 """Elbow angles, rad: stretched to its limit, and bent enough to move freely again."""
 
 JAMMED_SPEED, JAMMED_COMMAND, JAMMED_STEPS = 0.015, 0.3, 5
@@ -96,7 +99,7 @@ def bend(scene: Scene, gripper: float) -> Array:
     """[7], frees a jammed arm: turning the fingers towards the base bends the elbow, forces at the hand do not."""
     reach = scene.hand_position()[:2] - scene.base_position()[:2]
     outwards = reach / np.linalg.norm(reach)
-    return action(np.zeros(3), np.array([-outwards[1], outwards[0], 0.0]), gripper)
+    return action(np.array([0.0, 0.0, 0.4]), np.array([-outwards[1], outwards[0], 0.0]), gripper)
 
 
 def finger_angle(rotation: Array) -> float:
@@ -120,7 +123,9 @@ def turn_to(scene: Scene, angle: float) -> Array:
     fingers -= fingers @ down * down
     fingers /= np.linalg.norm(fingers)
     wanted = np.stack([fingers, np.cross(down, fingers), down], axis=1)
-    return rotation_vector(wanted @ scene.hand_rotation().T)
+    # turning a hand outwards at full stretch pushes it out further, as strongly as the command to come back pulls
+    gain = float(np.clip((STRETCHED_TO - scene.elbow()) / (STRETCHED_TO - STRETCHED_FROM), 0.2, 1.0))
+    return gain * rotation_vector(wanted @ scene.hand_rotation().T)
 
 
 def rotation_vector(matrix: Array) -> Array:
