@@ -92,7 +92,7 @@ def chunk_starts(episode: ActionEpisode, horizon: int) -> NDArray[np.int64]:
 def _collected(path: Path) -> ActionEpisode:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return ActionEpisode(path.stem, file["actions"], file["executed"], file["noisy"])
+            return ActionEpisode(f"{path.parent.name}/{path.stem}", file["actions"], file["executed"], file["noisy"])
     except (OSError, ValueError, KeyError) as error:
         raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
 

@@ -11,8 +11,8 @@ q[l] * w[l, d] over any prefix of levels is the centre of the cell which that pr
 widths are constants of the model, never statistics of the sample: tokens alone decode exactly. (Finite scalar
 quantisation: Mentzer et al., 2023; the study behind bins and grid: docs/codec.md.)
 
-`fit` chooses s so that 0 and the limits +-m are centres of cells from L1 on: an arm at rest and an arm at full speed, a
-quarter of all values, are then exact, and their finer digits are 0.
+`fit` chooses s so that 0 and the limits +-m are centres of cells from L1 on: an axis at rest and one at full speed, a
+quarter of all translations, are then exact, and their finer digits are 0.
 
 The gripper is binary and has a treatment of its own: one bit per step, carried by L0 (lowest cell: open, highest:
 close); its other digits are always 0 and carry nothing.
@@ -37,6 +37,11 @@ FINEST = 2**23
 
 LEAST_LIMIT = 0.02
 """Action units; the limit of a degree of freedom that never moves in the data, so that it still has cells."""
+
+
+HEADROOM = 1.25
+"""Limit over the largest magnitude in the data: on 30 episodes, a limit at the largest cut off what another 30 did and
+left an error that no finer level removed (docs/codec.md)."""
 
 
 class RFSQCodec:
@@ -82,14 +87,15 @@ class RFSQCodec:
             actions: [..., 7] demonstrated actions or chunks of them, at least one, in [-1, 1].
 
         Returns:
-            A codec whose limit per degree of freedom is the largest |action| (at least 0.02, at most 1, the limit of
-            the robot profile) and whose grid has that limit as the centre of the outermost used cell of L1.
+            A codec whose limit per degree of freedom is 1.25 times the largest |action| (at least 0.02, at most 1, the
+            limit of the robot profile) and whose grid has that limit as the centre of the outermost used cell of L1.
         """
         if actions.ndim < 2 or actions.shape[-1] != ACTION_DIM or actions.numel() == 0:
             raise ActionError(f"codec fit: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec fit: expected finite actions, got NaN or infinity")
-        limit = actions.detach().cpu().to(torch.float64).flatten(0, -2).abs().amax(dim=0).clamp(LEAST_LIMIT, 1.0)
+        largest = actions.detach().cpu().to(torch.float64).flatten(0, -2).abs().amax(dim=0)
+        limit = (HEADROOM * largest).clamp(LEAST_LIMIT, 1.0)
         limit[GRIPPER] = 1.0
         # L1 has cells of width 2 s / bins^2; its outermost centre is s minus half of that.
         return cls(limit / (1.0 - float(bins) ** -2), levels, bins, limit)

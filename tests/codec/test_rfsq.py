@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
 
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.codec.rfsq import GRIPPER
+from rsd_policy.codec.rfsq import GRIPPER, HEADROOM
 from rsd_policy.errors import ActionError, CheckpointError
 
 SCALE = torch.tensor([1.0, 0.9, 0.8, 0.3, 0.2, 0.5, 1.0])
@@ -61,6 +62,40 @@ def test_actions_beyond_the_range_saturate_at_the_outermost_cell() -> None:
     assert bool((beyond[..., :GRIPPER] <= SCALE[:GRIPPER]).all())
 
 
+def test_saturation_decodes_to_the_limit_of_the_fit() -> None:
+    codec = RFSQCodec.fit(random_actions(50, 8))
+    beyond = codec.decode(codec.encode(torch.full((8, 7), 5.0)))
+    assert torch.equal(beyond[0, :GRIPPER], codec.limit.float()[:GRIPPER])
+    assert torch.equal(codec.decode(codec.encode(torch.full((8, 7), -5.0)))[:, :GRIPPER], -beyond[:, :GRIPPER])
+
+
+def test_no_tokens_decode_beyond_the_limit() -> None:
+    codec = RFSQCodec.fit(random_actions(50, 8))
+    for digit in (0, codec.bins - 1):
+        decoded = codec.decode(torch.full((codec.levels, 8, 7), digit))
+        assert bool((decoded.abs() <= codec.limit.float()).all())
+
+
+def test_rest_and_full_speed_are_exact_from_the_second_level_on() -> None:
+    codec = RFSQCodec.fit(random_actions(50, 8))
+    for extreme in (torch.zeros(7, dtype=torch.float64), codec.limit, -codec.limit):
+        actions = extreme.float().expand(8, 7).clone()
+        tokens = codec.encode(actions)
+        for used in range(2, codec.levels + 1):
+            assert torch.equal(codec.decode(tokens[:used])[:, :GRIPPER], actions[:, :GRIPPER])
+        assert bool((tokens[2:] == codec.half).all()), "finer digits carry nothing"
+
+
+def test_gripper_takes_one_bit_a_step() -> None:
+    codec = RFSQCodec(SCALE)
+    tokens = codec.encode(random_actions(1000, 8))
+    assert set(tokens[0, ..., GRIPPER].unique().tolist()) == {0, codec.bins - 1}
+    assert bool((tokens[1:, ..., GRIPPER] == codec.half).all())
+    assert codec.carries.sum() == codec.levels * GRIPPER + 1
+    three = torch.log2(torch.tensor(3.0)).item()
+    assert codec.bits(8) == pytest.approx([8 * (1 + 6 * three * used) for used in range(1, 9)])
+
+
 @pytest.mark.parametrize(("command", "expected"), [(-1.0, -1.0), (1.0, 1.0), (0.2, 1.0), (-0.2, -1.0)])
 def test_gripper_decodes_to_its_sign_from_every_prefix(command: float, expected: float) -> None:
     codec = RFSQCodec(SCALE)
@@ -79,14 +114,24 @@ def test_zero_motion_is_exact() -> None:
 def test_fit_covers_the_data_and_keeps_the_gripper_at_one() -> None:
     actions = random_actions(50, 8)
     codec = RFSQCodec.fit(actions)
-    assert torch.equal(codec.limit.float()[:GRIPPER], actions.abs().amax(dim=(0, 1))[:GRIPPER])
+    largest = actions.abs().amax(dim=(0, 1)).double()
+    assert torch.equal(codec.limit[:GRIPPER], (HEADROOM * largest).clamp(max=1.0)[:GRIPPER])
     assert codec.limit[GRIPPER] == 1.0
 
 
 def test_manifest_round_trip_is_identical() -> None:
     codec = RFSQCodec.fit(random_actions(100))
-    again = RFSQCodec.from_manifest(codec.to_manifest())
-    assert torch.equal(again.widths, codec.widths)
+    again = RFSQCodec.from_manifest(json.loads(json.dumps(codec.to_manifest())))
+    assert torch.equal(again.widths, codec.widths) and torch.equal(again.limit, codec.limit)
+
+
+def test_manifest_without_a_limit_keeps_its_grid() -> None:
+    """Checkpoints written before the limit was kept: the grid ended at the scale."""
+    codec = RFSQCodec.from_manifest({"scale": SCALE.tolist(), "levels": 8, "bins": 3})
+    assert torch.allclose(codec.widths[0], 2 * SCALE.double() / 3)
+    assert torch.equal(codec.limit, codec.scale)
+    every_digit = torch.full((8, 1, 7), 2)
+    assert torch.allclose(codec.decode(every_digit)[0, :GRIPPER], SCALE[:GRIPPER] * (1 - 3.0**-8))
 
 
 def test_bad_input_is_refused() -> None:
@@ -97,7 +142,17 @@ def test_bad_input_is_refused() -> None:
         codec.encode(torch.zeros(8, 6))
     with pytest.raises(ActionError):
         codec.decode(torch.zeros(9, 8, 7, dtype=torch.int64))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(ActionError, match="NaN"):
+        RFSQCodec.fit(torch.full((8, 7), float("inf")))
+    with pytest.raises(ActionError, match=r"\[0, 8, 7\]"):
+        RFSQCodec.fit(torch.zeros(0, 8, 7))
+    with pytest.raises(CheckpointError, match="odd"):
         RFSQCodec(SCALE, bins=4)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="bins"):
+        RFSQCodec(SCALE, levels=9, bins=7)
+    with pytest.raises(CheckpointError, match="scale"):
         RFSQCodec(-SCALE)
+    with pytest.raises(CheckpointError, match="limit"):
+        RFSQCodec(SCALE, limit=2 * SCALE)
+    with pytest.raises(CheckpointError, match="codec"):
+        RFSQCodec.from_manifest({"levels": 8, "bins": 3})

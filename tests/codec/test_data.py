@@ -1,0 +1,79 @@
+"""Actions are read from both kinds of demonstrations; chunks hold only steps that answer to one state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsd_policy.codec import RFSQCodec
+from rsd_policy.codec.data import ActionEpisode, read_actions, valid_chunks
+from rsd_policy.errors import ActionError, RSDError
+from rsd_policy.training.fit_codec import main
+
+
+def actions(steps: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).uniform(-1, 1, (steps, 7)).astype(np.float32)
+    drawn[:, 6] = np.sign(drawn[:, 6])
+    return drawn
+
+
+def official(path: Path, lengths: list[int]) -> None:
+    """A file with the layout of LIBERO's demonstrations."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for index, steps in enumerate(lengths):
+            file.create_dataset(f"data/demo_{index}/actions", data=actions(steps, index).astype(np.float64))
+
+
+def test_official_demonstrations_are_read_in_their_order(tmp_path: Path) -> None:
+    official(tmp_path / "task_demo.hdf5", list(range(10, 22)))
+    episodes = read_actions(tmp_path)
+    assert [len(e.actions) for e in episodes] == list(range(10, 22))
+    assert episodes[10].name == "task_demo/demo_10"
+    np.testing.assert_array_equal(episodes[3].actions, actions(13, 3))
+    assert not episodes[0].noisy.any()
+
+
+def test_collected_demonstrations_are_read_without_their_images(tmp_path: Path) -> None:
+    path = tmp_path / "libero_spatial" / "task00-seed00000001.npz"
+    path.parent.mkdir()
+    noisy = np.zeros(12, dtype=bool)
+    np.savez(path, actions=actions(12), executed=actions(12, 1), noisy=noisy)
+    (episode,) = read_actions(tmp_path)
+    assert episode.name == "libero_spatial/task00-seed00000001"
+    np.testing.assert_array_equal(episode.executed, actions(12, 1))
+
+
+def test_a_noisy_step_ends_the_chunks_before_it() -> None:
+    """What was wanted after a noisy step answers to where the noise led; the noisy step's own label is good."""
+    noisy = np.zeros(20, dtype=bool)
+    noisy[10] = True
+    episode = ActionEpisode("one", actions(20), actions(20), noisy)
+    chunks = valid_chunks([episode], 8)
+    starts = [0, 1, 2, 3, 11, 12]
+    np.testing.assert_array_equal(chunks, np.stack([episode.actions[s : s + 8] for s in starts]))
+
+
+def test_what_is_not_a_demonstration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RSDError, match="found none"):
+        read_actions(tmp_path)
+    (tmp_path / "broken.hdf5").write_bytes(b"no")
+    with pytest.raises(RSDError, match=r"broken\.hdf5"):
+        read_actions(tmp_path)
+    with pytest.raises(ActionError, match=r"\[-1, 1\]"):
+        ActionEpisode("far", 2 * np.ones((9, 7), np.float32), np.ones((9, 7), np.float32), np.zeros(9, bool))
+    with pytest.raises(RSDError, match="noiseless"):
+        valid_chunks([ActionEpisode("short", actions(5), actions(5), np.zeros(5, bool))], 8)
+
+
+def test_fit_codec_writes_the_manifest_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official(tmp_path / "task_demo.hdf5", [30, 40])
+    out = tmp_path / "new" / "codec.json"
+    assert main(["--data", str(tmp_path), "--out", str(out)]) == 0
+    codec = RFSQCodec.from_manifest(json.loads(out.read_text()))
+    assert codec.limit.tolist()[:6] == [1.0] * 6
+    printed = capsys.readouterr().out
+    assert "L0-L7" in printed and str(out) in printed
