@@ -15,11 +15,14 @@ from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
 from rsd_policy.checkpoints.loading import build_policy, load_policy, save_policy
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
-from rsd_policy.training.dataset import load_demonstrations, to_frames
-from rsd_policy.training.plots import plot_losses
+from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
+from rsd_policy.training.log import TrainingLog
+from rsd_policy.training.paraphrase import wordings
+from rsd_policy.training.plots import plot_training
 from rsd_policy.training.trainer import Progress as TrainProgress
-from rsd_policy.training.trainer import TrainConfig, train
-from rsd_policy.training.validate import accuracy, calibrate_gate, predict
+from rsd_policy.training.trainer import TrainConfig, Validation, train
+from rsd_policy.training.validate import accuracy, predict
+from sim_bridge.libero_assets import SUITES
 
 TOLERANCE = [0.1] * 6
 """5 mm and 0.05 rad per step in units of robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
@@ -35,18 +38,22 @@ def main(argv: list[str]) -> int:
     if arguments.init:
         policy = load_policy(arguments.init)
         policy.name = arguments.out.name
+        policy.drop_gate()
         config = replace(config, learning_rate=config.learning_rate / 2)
     else:
         every_action = np.concatenate([e.actions for e in training])
         state = np.concatenate([e.proprio for e in training])
-        vocabulary = sorted({w for e in training for w in WordTokenizer.split(e.instruction)})
+        instructions = {e.instruction for e in training}
+        sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
+        vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
+        sizes = MiniConfig(num_layers=arguments.layers, vocabulary=tuple(vocabulary))
         torch.manual_seed(arguments.seed)
         policy = build_policy(
             arguments.out.name,
             {
                 "architecture": {
                     "backbone": "mini",
-                    "mini": MiniConfig(num_layers=arguments.layers, vocabulary=tuple(vocabulary)).to_manifest(),
+                    "mini": sizes.to_manifest(),
                     "head": {"width": 64, "num_layers": 0},
                     "draft": {"width": 64, "num_layers": 0},
                 },
@@ -59,8 +66,8 @@ def main(argv: list[str]) -> int:
                 "provenance": {},
             },
         )
-    tokenizer = policy.backbone.tokenizer
-    task_weights = {(e.suite, e.task): 2.0 for e in training if e.task in arguments.oversample}
+    tokenizer = policy.mini.tokenizer
+    task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
     policy.manifest["provenance"] = {
         "rsd_policy": __version__,
@@ -71,12 +78,12 @@ def main(argv: list[str]) -> int:
             "training_episodes": len(training),
             "held_out_episodes": len(held_out),
             "frames": len(frames),
-            "oversampled_tasks": arguments.oversample,
+            "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],
             "fine_tuned_from": str(arguments.init.name) if arguments.init else None,
         },
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    history: list[TrainProgress] = []
+    log = TrainingLog(arguments.out / "training-log.jsonl")
     columns = (
         TextColumn("[bold]train"),
         BarColumn(),
@@ -87,29 +94,38 @@ def main(argv: list[str]) -> int:
     with Progress(*columns) as bar:
         task = bar.add_task("train", total=config.steps, loss=float("nan"), main="", draft="")
 
-        def report(p: TrainProgress) -> None:
-            history.append(p)
+        def report(p: TrainProgress | Validation) -> None:
+            log.append(p)
+            if isinstance(p, Validation):
+                bar.console.print(f"step {p.step}  held-out {p.figures}")
+                return
             main, draft = _levels(p.main_accuracy[:3]), _levels(p.draft_accuracy)
             bar.update(task, completed=p.step, loss=p.loss, main=main, draft=draft)
-            if not bar.console.is_terminal and (len(history) % 20 == 1 or p.step == config.steps):
+            if not bar.console.is_terminal and (p.step % 200 < 20 or p.step == config.steps):
                 print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {main}  draft {draft}")
 
-        policy = train(policy, frames, config, device, arguments.out / "training-state.pt", report)
-    predictions = predict(policy, to_frames(held_out, tokenizer, policy.horizon), device)
-    policy.manifest["accuracy"] = accuracy(predictions)
-    policy.manifest["gate"] = calibrate_gate(predictions, np.asarray(TOLERANCE, dtype=np.float32), arguments.alpha)
+        held_out_frames = to_frames(held_out, tokenizer, policy.horizon)
+        state = arguments.out / "training-state.pt"
+        policy = train(policy, frames, held_out_frames, config, device, state, report)
+    predictions = predict(policy, held_out_frames, device)
+    policy.manifest["accuracy"] = accuracy(predictions, TOLERANCE)
     save_policy(arguments.out, policy)
-    if history:
-        plot_losses(history, arguments.out / "training.png")
+    plot_training(log, arguments.out / "training.png")
     for key, value in policy.manifest["accuracy"].items():
         print(f"{key}: {value}")
-    print(f"gate: {policy.manifest['gate']}")
-    print(f"wrote {arguments.out}")
+    print(f"wrote {arguments.out}; mode 'gated' needs: rsd calibrate --policy {arguments.out}")
     return 0
 
 
 def _levels(values: tuple[float, ...]) -> str:
     return "/".join(f"{value:.3f}" for value in values)
+
+
+def _task(text: str) -> tuple[str, int]:
+    suite, _, task = text.partition(":")
+    if suite not in SUITES or not task.isdigit():
+        raise argparse.ArgumentTypeError(f"expected SUITE:TASK such as libero_spatial:9, got '{text}'")
+    return suite, int(task)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,10 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=512, help="frames per step")
     parser.add_argument("--layers", type=int, default=10, help="transformer layers of the backbone")
-    parser.add_argument("--exit-layer", type=int, default=4, help="layer k after which the draft reads")
+    parser.add_argument("--exit-layer", type=int, default=3, help="layer k after which the draft reads")
     parser.add_argument("--held-out", type=float, default=0.08, help="fraction of episodes for validation")
-    parser.add_argument("--oversample", type=int, nargs="*", default=[], help="tasks drawn twice as often")
-    parser.add_argument("--alpha", type=float, default=0.1, help="bound on the gate's deviation rate")
+    parser.add_argument(
+        "--oversample", type=_task, nargs="*", default=[], metavar="SUITE:TASK", help="tasks drawn twice as often"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser

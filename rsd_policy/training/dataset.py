@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,29 +15,35 @@ from torch import Tensor
 from rsd_policy.backbones.mini import WordTokenizer
 from rsd_policy.errors import RSDError
 from rsd_policy.observation import ACTION_DIM
+from rsd_policy.training.paraphrase import wordings
 from sim_bridge.demonstrations import Demonstration, read_demonstrations
+
+WORDINGS = 32
+"""Wordings kept of each instruction."""
 
 
 @dataclass
 class Demonstrations:
-    """N frames. All tensors share their first dimension.
+    """N frames. All tensors but `wordings` share their first dimension.
 
     Attributes:
         images: uint8 [N, cameras, H, W, 3].
         proprio: float32 [N, 8].
-        words: int64 [N, MAX_WORDS].
+        instruction: int64 [N], row of `wordings`.
         actions: float32 [N, T, 7], the expert's clean actions from this frame on.
         mask: bool [N, T], steps whose label is valid: up to the first step that was executed with noise (what the
             expert did after it answers to a state the frame does not show) and up to the end of the episode.
-        weight: float32 [N], relative probability of being drawn in training.
+        weight: float64 [N], relative probability of being drawn in training.
+        wordings: int64 [instructions, W, MAX_WORDS], tokenised wordings of each instruction, LIBERO's own first.
     """
 
     images: Tensor
     proprio: Tensor
-    words: Tensor
+    instruction: Tensor
     actions: Tensor
     mask: Tensor
     weight: Tensor
+    wordings: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,16 +52,29 @@ class Demonstrations:
         """All tensors on a device."""
         return Demonstrations(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def slice(self, start: int, stop: int) -> Demonstrations:
+    def part(self, start: int, stop: int) -> Demonstrations:
         """Frames start .. stop-1."""
-        return Demonstrations(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+        return self._select(slice(start, stop))
 
     def sample(self, count: int, generator: torch.Generator) -> Demonstrations:
         """Draw frames with replacement by their weight."""
         cumulative = self.weight.cumsum(0)
-        draw = torch.rand(count, generator=generator).to(cumulative.device) * cumulative[-1]
-        index = torch.searchsorted(cumulative, draw).clamp(max=len(self) - 1)
-        return Demonstrations(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        draw = torch.rand(count, generator=generator).to(cumulative.device, cumulative.dtype) * cumulative[-1]
+        return self._select(torch.searchsorted(cumulative, draw).clamp(max=len(self) - 1))
+
+    def words(self) -> Tensor:
+        """The frames' instructions in LIBERO's own words: int64 [N, MAX_WORDS]."""
+        return self.wordings[self.instruction, 0]
+
+    def reworded(self, generator: torch.Generator) -> Tensor:
+        """As `words`, but half of the frames, drawn at random, in another wording."""
+        own = torch.rand(len(self), generator=generator) < 0.5
+        other = torch.randint(self.wordings.shape[1], (len(self),), generator=generator)
+        return self.wordings[self.instruction, torch.where(own, 0, other).to(self.instruction.device)]
+
+    def _select(self, index: Tensor | slice) -> Demonstrations:
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "wordings"}
+        return Demonstrations(**rows, wordings=self.wordings)
 
 
 def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
@@ -96,7 +116,9 @@ def to_frames(
         raise RSDError("training: expected at least one episode, got none; collect more demonstrations")
     count = sum(len(e.frame_steps) for e in episodes)
     images = np.empty((count, *episodes[0].images.shape[1:]), dtype=np.uint8)
-    proprio, words, actions, masks = [], [], [], []
+    proprio, actions, masks = [], [], []
+    instructions = sorted({e.instruction for e in episodes})
+    instruction: list[int] = []
     keys: list[tuple[str, int]] = []
     row = 0
     for e in episodes:
@@ -106,18 +128,19 @@ def to_frames(
         actions.append(chunk)
         masks.append(valid)
         proprio.append(e.proprio)
-        words.append(np.tile(np.array(tokenizer(e.instruction), dtype=np.int64), (len(e.images), 1)))
+        instruction += [instructions.index(e.instruction)] * len(e.images)
         keys += [(e.suite, e.task)] * len(e.images)
-    frames_per_task = {key: keys.count(key) for key in set(keys)}
+    frames_per_task = Counter(keys)
     weights = task_weights or {}
     weight = np.array([weights.get(key, 1.0) / frames_per_task[key] for key in keys])
     return Demonstrations(
         images=torch.from_numpy(images),
         proprio=torch.from_numpy(np.concatenate(proprio).astype(np.float32)),
-        words=torch.from_numpy(np.concatenate(words)),
+        instruction=torch.tensor(instruction, dtype=torch.int64),
         actions=torch.from_numpy(np.concatenate(actions).astype(np.float32)),
         mask=torch.from_numpy(np.concatenate(masks)),
         weight=torch.from_numpy((weight / weight.sum()).astype(np.float64)),
+        wordings=torch.tensor([[tokenizer(w) for w in wordings(i, WORDINGS, 0)] for i in instructions]),
     )
 
 

@@ -1,10 +1,12 @@
 """Training loop of `mini`: backbone, main head and draft jointly, by teacher-forced cross-entropy on RFSQ levels.
 
-    loss = sum_l w_l CE(main level l) + draft_weight * sum_{l<3} w_l CE(draft level l) + l1_weight * |a - a_L1|
+    loss = sum_l w_l CE(main level l) + l1_weight * |a - a_L1|
+         + draft_weight * sum_{l<3} w_l [(1 - m) CE(draft level l) + m CE(draft level l, main's probabilities)]
 
 The draft hangs on the hidden states after layer k and sends its gradient into layers 0 .. k-1, so that these layers
-learn to carry what the draft needs. The L1 regressor gives the backbone a gradient that
-knows distances, which cross-entropy does not, and is not kept.
+learn to carry what the draft needs. A share m of its loss is distillation (Hinton et al., 2015): it is accepted when it
+says what the main head says, so it learns the main head's probabilities, also on steps whose label is masked. The L1
+regressor gives the backbone a gradient that knows distances, which cross-entropy does not, and is not kept.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from rsd_policy.errors import NonFiniteError
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations
+from rsd_policy.training.validate import accuracy, predict
 
 LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
 """Weight of each level's cross-entropy: the last levels are fractions of a millimetre and mostly noise."""
@@ -44,14 +48,16 @@ class TrainConfig:
     colour: float = 0.2
     proprio_noise: float = 0.02
     draft_weight: float = 0.5
+    distillation: float = 0.5
     l1_weight: float = 2.0
     seed: int = 0
     checkpoint_every: int = 500
+    validate_every: int = 1000
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of the loop."""
+    """One report of the loop: accuracies of the running training batch, teacher-forced."""
 
     step: int
     seconds: float
@@ -60,12 +66,20 @@ class Progress:
     draft_accuracy: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Figures of the averaged weights on held-out frames; see `rsd_policy.training.validate.accuracy`."""
+
+    step: int
+    figures: dict[str, Any]
+
+
 class _TrainingModel(nn.Module):
     """Policy parts plus the auxiliary regressor, with one forward for the compiler."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.backbone = policy.backbone
+        self.backbone = policy.mini
         self.head = policy.head
         self.draft = policy.draft
         self.exit_layer = policy.exit_layer
@@ -85,18 +99,20 @@ class _TrainingModel(nn.Module):
 def train(
     policy: Policy,
     data: Demonstrations,
+    held_out: Demonstrations,
     config: TrainConfig,
     device: torch.device,
     state_path: Path,
-    report: Callable[[Progress], None],
+    report: Callable[[Progress | Validation], None],
 ) -> Policy:
     """Train a policy and return it with averaged (EMA) weights.
 
     Args:
         policy: from `build_policy`; trained in place.
         data: training frames, moved to the device whole.
+        held_out: frames for the validation curve.
         state_path: where the resumable state is kept; an existing one is continued.
-        report: called about once a second of training with the running figures.
+        report: called about once a second of training with the running figures, and after each validation.
 
     Raises:
         NonFiniteError: the loss is not finite; the last saved state is intact.
@@ -125,12 +141,14 @@ def train(
             group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, config.steps)
         batch = frames.sample(config.batch_size, generator)
         pixels = augment_images(batch.images, config.max_shift, config.colour)
-        proprio = batch.proprio + config.proprio_noise * policy.backbone.proprio_std * torch.randn_like(batch.proprio)
+        proprio = batch.proprio + config.proprio_noise * policy.mini.proprio_std * torch.randn_like(batch.proprio)
         tokens = policy.codec.encode(batch.actions)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            main, draft, actions = forward(pixels, proprio, batch.words, tokens)
+            main, draft, actions = forward(pixels, proprio, batch.reworded(generator), tokens)
         main_loss, main_hit = token_loss(main.float(), tokens, batch.mask, weights)
-        draft_loss, draft_hit = token_loss(draft.float(), tokens, batch.mask, weights)
+        label_loss, draft_hit = token_loss(draft.float(), tokens, batch.mask, weights)
+        taught = distillation_loss(draft.float(), main.float(), weights)
+        draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
         l1 = ((actions.float() - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
         loss = main_loss + config.draft_weight * draft_loss + config.l1_weight * l1
         optimizer.zero_grad(set_to_none=True)
@@ -147,9 +165,12 @@ def train(
             if not math.isfinite(value):
                 raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
             report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
+        if step % config.validate_every == 0 or step == config.steps:
+            report(Validation(step, _validate(policy, average, held_out, device)))
         if step % config.checkpoint_every == 0 or step == config.steps:
             _save_state(state_path, model, average, optimizer, step, seconds)
-    for name, module in policy.modules().items():
+    for name in ("backbone", "head", "draft"):
+        module = policy.modules()[name]
         module.load_state_dict(getattr(average, name).state_dict())
         module.eval().requires_grad_(False)
     run = {"seconds": round(seconds, 1), "device": _name(device)}
@@ -170,6 +191,29 @@ def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) ->
     per_level = (entropy * mask[None, :, :, None]).sum(dim=(1, 2, 3)) / count
     hit = ((logits.argmax(-1) == target) * mask[None, :, :, None]).sum(dim=(1, 2, 3)) / count
     return (per_level * weights[:levels]).sum(), hit.detach()
+
+
+def distillation_loss(draft: Tensor, main: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the draft against the main head's probabilities, over all steps.
+
+    Args:
+        draft: logits [l, B, T, D, bins]; main: logits [L, B, T, D, bins], not trained by this loss.
+    """
+    levels = len(draft)
+    teacher = main[:levels].detach().softmax(-1)
+    entropy = -(teacher * draft.log_softmax(-1)).sum(-1).mean(dim=(1, 2, 3))
+    return (entropy * weights[:levels]).sum()
+
+
+def _validate(
+    policy: Policy, average: _TrainingModel, held_out: Demonstrations, device: torch.device
+) -> dict[str, Any]:
+    heads = replace(policy.rsd, head=average.head, draft=average.draft)
+    averaged = replace(policy, backbone=average.backbone, heads=heads)
+    average.eval()
+    figures = accuracy(predict(averaged, held_out, device), averaged.manifest["acceptance"]["tolerance"])
+    average.train()
+    return figures
 
 
 def schedule(step: int, warmup_steps: int, steps: int) -> float:

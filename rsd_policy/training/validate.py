@@ -1,8 +1,8 @@
-"""Accuracy on held-out demonstrations and the threshold of the gate."""
+"""Accuracy on held-out demonstrations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from rsd_policy.backbones.mini import MiniInputs
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.codec.rfsq import GRIPPER
-from rsd_policy.engine.gate import gate_score
 from rsd_policy.errors import RSDError
 from rsd_policy.training.dataset import Demonstrations
 
@@ -28,7 +27,8 @@ class Predictions:
         main_actions, draft_actions, true_actions: [N, T, 7], action units.
         margins: [3, N, T, 7] of the draft.
         mask: [N, T], which labels are valid.
-        teacher_forced: [8], the main head's accuracy per level given the true digits before.
+        teacher_forced: [8], the main head's accuracy per level given the true digits before, over digits that carry
+            something.
         draft_teacher_forced: [3], the same of the draft.
     """
 
@@ -66,13 +66,11 @@ def predict(policy: Policy, data: Demonstrations, device: torch.device, batch_si
     return predict_hidden(policy, _hidden(policy, data, device, batch_size))
 
 
-def _hidden(
-    policy: Policy, data: Demonstrations, device: torch.device, batch_size: int
-) -> Iterator[HiddenBatch]:
-    backbone = policy.backbone
+def _hidden(policy: Policy, data: Demonstrations, device: torch.device, batch_size: int) -> Iterator[HiddenBatch]:
+    backbone = policy.mini
     for start in range(0, len(data), batch_size):
-        batch = data.slice(start, start + batch_size).to(device)
-        x = backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words))
+        batch = data.part(start, start + batch_size).to(device)
+        x = backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words()))
         x = backbone.forward_layers(x, 0, policy.exit_layer)
         early = backbone.action_hidden(x)
         x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
@@ -88,17 +86,18 @@ def predict_hidden(policy: Policy, batches: Iterable[HiddenBatch]) -> Prediction
     """
     parts: dict[str, list[NDArray[Any]]] = {}
     hits = np.zeros((2, policy.codec.levels))
-    count = 0.0
+    steps = 0.0
+    carries = policy.codec.carries
     for batch in batches:
         true = policy.codec.encode(batch.actions)
         draft, margins = policy.draft(batch.early)
         main, _ = policy.head(batch.late)
-        valid = batch.mask[None, :, :, None]
+        valid = batch.mask[None, :, :, None] & carries.to(batch.mask.device)[:, None, None, :]
         for row, (head, hidden) in enumerate(((policy.head, batch.late), (policy.draft, batch.early))):
             guess = head.teacher_forced_logits(hidden, true).argmax(-1)
-            hit = ((guess == true[: len(guess)]) * valid).sum(dim=(1, 2, 3)).double().cpu().numpy()
+            hit = ((guess == true[: len(guess)]) & valid[: len(guess)]).sum(dim=(1, 2, 3)).double().cpu().numpy()
             hits[row, : len(guess)] += hit
-        count += float(batch.mask.sum()) * true.shape[-1]
+        steps += float(batch.mask.sum())
         entry = {
             "main_tokens": main,
             "draft_tokens": draft,
@@ -115,15 +114,20 @@ def predict_hidden(policy: Policy, batches: Iterable[HiddenBatch]) -> Prediction
         raise RSDError("validation: expected at least one held-out frame, got none; hold out more episodes")
     stacked = {k: np.concatenate(v, axis=1 if v[0].ndim == 4 else 0) for k, v in parts.items()}
     draft_levels = len(stacked["draft_tokens"])
-    return Predictions(
-        **stacked, teacher_forced=hits[0] / count, draft_teacher_forced=hits[1, :draft_levels] / count
-    )
+    count = steps * carries.sum(dim=1).double().numpy()
+    return Predictions(**stacked, teacher_forced=hits[0] / count, draft_teacher_forced=(hits[1] / count)[:draft_levels])
 
 
-def accuracy(predictions: Predictions) -> dict[str, Any]:
-    """Figures for the manifest, all over valid steps of held-out demonstrations."""
+def accuracy(predictions: Predictions, tolerance: Sequence[float]) -> dict[str, Any]:
+    """Figures for the manifest, all over valid steps of held-out demonstrations, but for the last: over whole chunks.
+
+    Args:
+        tolerance: [6], largest deviation of a draft that is accepted, action units.
+    """
     p = predictions
     valid = p.mask
+    deviation = np.abs(p.draft_actions - p.main_actions)
+    close = (deviation[..., :GRIPPER] <= np.asarray(tolerance)).all(axis=(1, 2)) & (deviation[..., GRIPPER] == 0).all(1)
     agree = (p.draft_tokens == p.main_tokens[: len(p.draft_tokens)])[:, valid].mean(axis=(1, 2))
     return {
         "frames": len(valid),
@@ -132,48 +136,8 @@ def accuracy(predictions: Predictions) -> dict[str, Any]:
         "draft_equals_head_per_level": _round(agree),
         "head_mean_abs_action_error": round(float(np.abs(p.main_actions - p.true_actions)[valid].mean()), 5),
         "draft_mean_abs_action_error": round(float(np.abs(p.draft_actions - p.true_actions)[valid].mean()), 5),
+        "draft_chunks_within_tolerance": round(float(close.mean()), 4),
     }
-
-
-def calibrate_gate(predictions: Predictions, tolerance: NDArray[np.float32], alpha: float) -> dict[str, Any]:
-    """Lowest threshold whose skipped chunks deviate from the main head's at a rate of at most alpha.
-
-    With n skipped chunks of which d deviate, the bound used is (d + 1) / (n + 1) <= alpha, the conformal risk control
-    correction for one more, exchangeable chunk (Angelopoulos et al., 2022). Calibration frames are held-out
-    demonstrations, not rollouts: the guarantee is for such frames, which is why the engine audits online.
-
-    Args:
-        tolerance: [6], action units.
-
-    Returns:
-        Manifest entry; its threshold is None when no threshold keeps the promise.
-    """
-    steps = predictions.mask.shape[1]
-    deviation = np.abs(predictions.draft_actions - predictions.main_actions)
-    bad = (deviation[..., :GRIPPER] > tolerance).any(axis=(1, 2)) | (deviation[..., GRIPPER] > 0).any(axis=1)
-    # The gate never skips a chunk whose gripper changes, so such chunks are not its population.
-    gripper = predictions.draft_actions[..., GRIPPER]
-    eligible = (gripper == gripper[:, :1]).all(axis=1)
-    scores = np.array([gate_score(predictions.margins[:, i], steps) for i in np.flatnonzero(eligible)])
-    order = np.argsort(-scores)
-    deviated = np.cumsum(bad[eligible][order])
-    skipped = np.arange(1, len(order) + 1)
-    holds = np.flatnonzero((deviated + 1) / (skipped + 1) <= alpha)
-    entry: dict[str, Any] = {
-        "score": "draft_margin",
-        "alpha": alpha,
-        "threshold": None,
-        "calibration": {"source": "held-out demonstrations", "frames": len(bad), "deviating": int(bad.sum())},
-    }
-    if len(holds):
-        last = int(holds[-1])
-        entry["threshold"] = float(scores[order][last])
-        entry["calibration"] |= {
-            "skipped": last + 1,
-            "skipped_deviating": int(deviated[last]),
-            "skip_rate": round((last + 1) / len(bad), 4),
-        }
-    return entry
 
 
 def _round(values: NDArray[np.float64]) -> list[float]:
