@@ -7,13 +7,10 @@
 Frames are upright: the reference turns LIBERO's by 180 degrees first, here the simulator's bridge has done it.
 
 Sources: `resize_image_for_policy`, `center_crop_image` (experiments/robot/openvla_utils.py of moojink/openvla-oft), the
-same steps in openvla/openvla's LIBERO evaluation, and TensorFlow's kernels ScaleAndTranslate and CropAndResize for the
-resampling weights. Both resizings are separable, hence two matrix products each, in float64: the same code serves CPU
-and GPU, does not depend on TF32 settings, and can be captured in a CUDA graph.
+same steps in openvla/openvla's LIBERO evaluation, and TensorFlow's own kernels for the arithmetic of each step.
 
-Measured against TensorFlow 2.21 on eight 256x256 LIBERO frames of both cameras and seven synthetic images from 61x83
-to 480x640: the JPEG step is equal in every value; the cropped uint8 image differs by 1 of 255 in at most 1 of 30 000
-values (sums in another order, next to a rounding boundary).
+There is one path, in PyTorch, for CPU and GPU. Measured on the CPU against TensorFlow 2.21 with eight 256x256 LIBERO
+frames of both cameras and seven synthetic images from 61x83 to 480x640: equal in every value after every step.
 """
 
 from __future__ import annotations
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsd_policy.backbones.openvla.preprocessing_jpeg import jpeg_round_trip
+from rsd_policy.backbones.openvla.preprocessing_resample import center_crop, lanczos_resize
 from rsd_policy.errors import CheckpointError, ObservationError
 from rsd_policy.observation import Observation
 
@@ -38,99 +36,8 @@ IMAGE_SIZE = 224
 CROP_AREA = 0.9
 """Part of the area that the centre crop keeps: the mean of the random crops in training."""
 
-LANCZOS_RADIUS = 3
-
 MIN_FRAME_SIZE = 8
 """Smallest side of a frame, px: one JPEG block."""
-
-
-def lanczos_matrix(source: int, target: int) -> NDArray[np.float32]:
-    """Weights [target, source] of `tf.image.resize(..., method="lanczos3", antialias=True)` along one axis.
-
-    Output i samples at (i + 0.5) source / target; when shrinking, the kernel is stretched by that factor. Float32
-    throughout, as in TensorFlow.
-    """
-    one = np.float32(1)
-    inverse_scale = one / (np.float32(target) / np.float32(source))
-    stretch = max(inverse_scale, one)
-    centres = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * inverse_scale
-    positions = np.arange(source, dtype=np.float32) + np.float32(0.5)
-    x = np.abs((positions[None] - centres[:, None]) * (one / stretch))
-    pi, radius = np.float32(np.pi), np.float32(LANCZOS_RADIUS)
-    near = np.where(x <= 1e-3, one, x)  # the kernel's limit at 0 is 1
-    weights = radius * np.sin(pi * near) * np.sin(pi * near / radius) / (pi * pi * near * near)
-    weights = np.where(x <= 1e-3, one, weights)
-    weights = np.where(x > radius, np.float32(0), weights)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def crop_matrix(size: int, area: float = CROP_AREA) -> NDArray[np.float32]:
-    """Weights [size, size] of `tf.image.crop_and_resize` along one axis for a centred square of that part of the area.
-
-    Output i samples at low (size - 1) + i (high - low) with low, high = (1 -+ sqrt(area)) / 2, linearly interpolated.
-    """
-    side = np.sqrt(np.float32(area))
-    low = (np.float32(1) - side) / np.float32(2)
-    last = np.float32(size - 1)
-    step = (low + side - low) * last / last
-    at = low * last + np.arange(size, dtype=np.float32) * step
-    below = np.floor(at).astype(np.int64)
-    above = np.ceil(at).astype(np.int64)
-    fraction = at - below.astype(np.float32)
-    weights = np.zeros((size, size), dtype=np.float32)
-    rows = np.arange(size)
-    np.add.at(weights, (rows, below), np.float32(1) - fraction)
-    np.add.at(weights, (rows, above), fraction)
-    return weights
-
-
-@functools.lru_cache(maxsize=32)
-def _resize_weights(source: int, target: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(lanczos_matrix(source, target)).to(device, torch.float64)
-
-
-@functools.lru_cache(maxsize=8)
-def _crop_weights(size: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(crop_matrix(size)).to(device, torch.float64)
-
-
-def _resample(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[N, 3, H, W] -> rows @ plane @ columns^T."""
-    return rows @ planes @ columns.T
-
-
-def lanczos_resize(frames: Tensor, size: int = IMAGE_SIZE) -> Tensor:
-    """Resize to size x size as `tf.image.resize(lanczos3, antialias=True)`, rounded (ties to even) and clipped.
-
-    Args:
-        frames: uint8 [N, H, W, 3]. A frame of that size already is returned as it is.
-
-    Returns:
-        uint8 [N, size, size, 3].
-    """
-    height, width = frames.shape[1:3]
-    if (height, width) == (size, size):
-        return frames
-    planes = frames.permute(0, 3, 1, 2).to(torch.float64)
-    weights = (_resize_weights(side, size, frames.device) for side in (height, width))
-    return _resample(planes, *weights).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def center_crop(frames: Tensor) -> Tensor:
-    """Crop the central 90 % of the area of square frames and resize back, as `tf.image.crop_and_resize`.
-
-    TensorFlow converts uint8 to float by x / 255 and back by floor(255.5 x): values between two levels go down.
-
-    Args:
-        frames: uint8 [N, S, S, 3].
-
-    Returns:
-        uint8 [N, S, S, 3].
-    """
-    weights = _crop_weights(frames.shape[1], frames.device)
-    planes = frames.permute(0, 3, 1, 2).to(torch.float64)
-    scaled = _resample(planes, weights, weights) * (255.5 / 255)
-    return scaled.floor().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -177,6 +84,16 @@ class PixelNormalisation:
                 f"got keys {sorted(entry)}"
             ) from error
         return cls(*(tuple(tuple(map(float, tower)) for tower in values) for values in (means, stds)))
+
+
+@functools.lru_cache(maxsize=8)
+def _constants_on(normalisation: PixelNormalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations, each [1, 2, 3, 1, 1]; kept, because a CUDA graph must not copy from the host."""
+    means, stds = (
+        torch.tensor(values, dtype=torch.float32, device=device).view(1, 2, 3, 1, 1)
+        for values in (normalisation.means, normalisation.stds)
+    )
+    return means, stds
 
 
 @dataclass(frozen=True)
@@ -244,17 +161,14 @@ class ImagePreprocessing:
         check_frame("frames", frames.shape[1:], frames.dtype)
         if self.jpeg:
             frames = jpeg_round_trip(frames)
-        frames = lanczos_resize(frames)
+        frames = lanczos_resize(frames, IMAGE_SIZE)
         if self.center_crop:
-            frames = center_crop(frames)
+            frames = center_crop(frames, CROP_AREA)
         return self.normalise(frames)
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 [N, S, S, 3] -> float32 [N, 6, S, S]: (x / 255 - mean) / std for DINOv2, then for SigLIP."""
-        means, stds = (
-            torch.tensor(values, dtype=torch.float32, device=frames.device).view(1, 2, 3, 1, 1)
-            for values in (self.normalisation.means, self.normalisation.stds)
-        )
+        means, stds = _constants_on(self.normalisation, frames.device)
         unit = frames.permute(0, 3, 1, 2).to(torch.float32) / 255
         return ((unit[:, None] - means) / stds).flatten(1, 2)
 
