@@ -1,0 +1,184 @@
+"""Llama decoder layers of which any range can be run, bidirectional or causal.
+
+Submodules are named as in the checkpoint's files, except that the projections which read the same input are one
+matrix each (fewer, larger products): q, k, v are rows of `qkv`, gate and up are rows of `gate_up`. `file_tensors` gives
+the rows under the files' names, so that weights are copied straight into them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsd_policy.backbones.openvla.config import LlamaConfig
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of one layer for all positions so far: each [B, heads, positions, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions; returns keys and values of all."""
+        self.keys = torch.cat([self.keys, keys], dim=2)
+        self.values = torch.cat([self.values, values], dim=2)
+        return self.keys, self.values
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, the quotient in float32 as in the reference."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions; queries see all positions, or in causal mode none after their own."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.head_dim = width // self.num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Weights under the files' names, sharing memory with the parameters."""
+        names = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+        return {**dict(zip(names, self.qkv.weight.chunk(3), strict=True)), "o_proj.weight": self.o_proj.weight}
+
+    def forward(self, x: Tensor, rope: Rope, causal: bool, cache: KeyValueCache | None) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, rope), rotate(k, rope)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        # A single new position may see the whole cache: causal then means the same as no mask.
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=causal and length > 1)
+        return self.o_proj(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Weights under the files' names, sharing memory with the parameters."""
+        gate, up = self.gate_up.weight.chunk(2)
+        return {"gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": self.down_proj.weight}
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down_proj(functional.silu(gate) * up)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rope: Rope, causal: bool, cache: KeyValueCache | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, causal, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaStack(nn.Module):
+    """Token embedding, layers and final norm.
+
+    Args:
+        config: sizes.
+        causal: whether a position sees only itself and those before it.
+    """
+
+    def __init__(self, config: LlamaConfig, causal: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.causal = causal
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._rope: Rope | None = None
+
+    def forward_layers(self, x: Tensor, start: int, stop: int, caches: list[KeyValueCache] | None = None) -> Tensor:
+        """Run layers start .. stop-1; the final norm belongs to the last layer.
+
+        Args:
+            x: [B, S, hidden_size]; with caches, the positions that follow the cached ones.
+            start: first layer.
+            stop: layer after the last one.
+            caches: one per layer of the stack, extended in place.
+
+        Returns:
+            [B, S, hidden_size]: the reference's `hidden_states[stop]`.
+        """
+        past = caches[start].keys.shape[2] if caches else 0
+        rope = self._rope_for(x, past)
+        for i in range(start, stop):
+            x = self.layers[i](x, rope, self.causal, caches[i] if caches else None)
+        return self.norm(x) if start < stop == len(self.layers) else x
+
+    def empty_caches(self, x: Tensor) -> list[KeyValueCache]:
+        """A cache without positions for every layer, for a batch like x [B, S, hidden_size]."""
+        heads = self.config.num_attention_heads
+        empty = x.new_empty(len(x), heads, 0, self.config.hidden_size // heads)
+        return [KeyValueCache(empty, empty) for _ in self.layers]
+
+    def _rope_for(self, x: Tensor, past: int) -> Rope:
+        # Kept from call to call: the sequence is as long as it was, while the instruction stays.
+        known = self._rope
+        if known is None or not known.fits(past, x):
+            head_dim = self.config.hidden_size // self.config.num_attention_heads
+            known = self._rope = Rope.at(past, head_dim, self.config.rope_theta, x)
+        return known
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Cosines and sines of the rotary angles, each [positions, head_dim], for positions from `start` on."""
+
+    start: int
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, start: int, head_dim: int, theta: float, x: Tensor) -> Rope:
+        """For x [B, S, hidden_size]: angles position * theta^(-2i/head_dim), in float32, stored in the dtype of x."""
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=x.device) / head_dim
+        positions = torch.arange(start, start + x.shape[1], dtype=torch.float32, device=x.device)
+        angles = torch.outer(positions, 1.0 / theta**exponent)
+        angles = torch.cat([angles, angles], dim=-1)
+        return cls(start, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+
+    def fits(self, start: int, x: Tensor) -> bool:
+        """Whether these are the angles of x [B, S, hidden_size] from position `start` on."""
+        same = (self.start, len(self.cos)) == (start, x.shape[1])
+        return same and self.cos.device == x.device and self.cos.dtype == x.dtype
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotary position embedding of [B, heads, S, head_dim]; pairs are (i, i + head_dim/2)."""
+    low, high = x.chunk(2, dim=-1)
+    return x * rope.cos + torch.cat([-high, low], dim=-1) * rope.sin
