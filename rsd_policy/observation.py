@@ -98,12 +98,13 @@ class ChunkStats:
 
     Attributes:
         stage_ms: stage -> device-synchronised wall time in ms. Stages: preprocess, vision, layers_early, draft,
-            layers_late, head, decode.
+            gate, layers_late, head, decode; or reference, the output head that a published checkpoint came with.
         first_action_ms: time from the call until the first usable chunk (provisional or final), ms.
         total_ms: time from the call until the final chunk, ms.
         token_agreement: per compared level, fraction of equal tokens over the chunk; empty when nothing was compared.
         max_deviation: [7], largest |draft - final| per degree of freedom over the chunk, action units; None when
             nothing was compared.
+        accepted_steps: how many leading steps of the draft are within tolerance; None when nothing was compared.
         audited: the chunk was executed unverified and verified afterwards.
         audit_deviated: outcome of that audit; None when not audited.
     """
@@ -113,6 +114,7 @@ class ChunkStats:
     total_ms: float = 0.0
     token_agreement: tuple[float, ...] = ()
     max_deviation: NDArray[np.float32] | None = None
+    accepted_steps: int | None = None
     audited: bool = False
     audit_deviated: bool | None = None
 

@@ -12,6 +12,12 @@ from rsd_policy.checkpoints.loading import Policy, build_policy
 WORDS = ("bowl", "pick", "plate", "the", "up")
 
 
+def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
+    """Manifest entry of a gate with one threshold, as if calibration had shown that it keeps alpha."""
+    curve = {"threshold": [threshold], "skip_rate": [0.5], "deviation_rate": [0.0], "chunk_deviation_rate": [0.0]}
+    return {"alpha": alpha, "steps": 8, "curve": curve | {"bound": [alpha / 2], "confidence": 0.95}}
+
+
 def small_manifest(**changes: object) -> dict[str, object]:
     """Manifest of a 4-layer backbone of width 32."""
     config = MiniConfig(
@@ -24,12 +30,13 @@ def small_manifest(**changes: object) -> dict[str, object]:
             "mini": config.to_manifest(),
             "head": {"width": 16, "num_layers": 1},
             "draft": {"width": 16, "num_layers": 0},
+            "deviation": {"width": 16},
         },
         "codec": {"scale": [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0], "levels": 8, "bins": 3},
         "proprio": {"mean": [0.0] * 8, "std": [1.0] * 8},
         "exit_layer": 2,
         "acceptance": {"threshold": 0.7, "tolerance": [0.1] * 6},
-        "gate": {"threshold": 0.0, "alpha": 0.1},
+        "gate": calibrated_gate(threshold=0.5),
         "accuracy": {},
         "provenance": {},
         "files": {},

@@ -32,12 +32,14 @@ class Comparison:
         accepted: the rule holds over the executed steps.
         token_agreement: per draft level, fraction of equal tokens over the executed steps.
         max_deviation: [7], largest |draft - final| over the executed steps, action units.
-        within_tolerance: the deviation part of the rule alone; this is what the gate promises.
+        accepted_steps: how many leading steps are within tolerance, 0 .. executed steps.
+        within_tolerance: all executed steps are; this deviation part of the rule is what the gate promises.
     """
 
     accepted: bool
     token_agreement: tuple[float, ...]
     max_deviation: NDArray[np.float32]
+    accepted_steps: int
     within_tolerance: bool
 
 
@@ -51,9 +53,7 @@ def compare(
 ) -> Comparison:
     """Apply the rule over the first `steps` steps.
 
-    accepted  <=>  mean[l, t, d](draft == final) >= threshold
-                   and |draft - final| <= tolerance for every step and arm degree of freedom
-                   and the gripper command is the same at every step
+    accepted  <=>  mean[l, t, d](draft == final) >= threshold, and every step is within tolerance (`steps_within`)
 
     Args:
         draft_tokens: [l, T, 7]; final_tokens: [L, T, 7] with L >= l.
@@ -61,13 +61,30 @@ def compare(
     """
     coarse = len(draft_tokens)
     equal = draft_tokens[:, :steps] == final_tokens[:coarse, :steps]
-    deviation = np.abs(draft_actions[:steps] - final_actions[:steps])
-    arm_close = bool((deviation[:, :GRIPPER] <= rule.tolerance).all())
-    same_gripper = bool((draft_actions[:steps, GRIPPER] == final_actions[:steps, GRIPPER]).all())
-    within = arm_close and same_gripper
+    accepted_steps = min(int(steps_within(draft_actions, final_actions, rule.tolerance)), steps)
+    within = accepted_steps == steps
     return Comparison(
         accepted=within and float(equal.mean()) >= rule.threshold,
         token_agreement=tuple(float(level.mean()) for level in equal),
-        max_deviation=deviation.max(axis=0),
+        max_deviation=np.abs(draft_actions[:steps] - final_actions[:steps]).max(axis=0),
+        accepted_steps=accepted_steps,
         within_tolerance=within,
     )
+
+
+def steps_within(
+    draft_actions: NDArray[np.float32], final_actions: NDArray[np.float32], tolerance: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Number of leading steps at which |draft - final| <= tolerance for each arm degree of freedom and the gripper
+    command is the same.
+
+    Args:
+        draft_actions, final_actions: [..., T, 7].
+        tolerance: [6].
+
+    Returns:
+        int64 [...], 0 .. T.
+    """
+    arm = np.abs(draft_actions[..., :GRIPPER] - final_actions[..., :GRIPPER]) <= tolerance
+    within = arm.all(axis=-1) & (draft_actions[..., GRIPPER] == final_actions[..., GRIPPER])
+    return np.cumprod(within, axis=-1, dtype=np.int64).sum(axis=-1)

@@ -1,7 +1,4 @@
-"""The gate: may this draft run unverified? And the audit that watches whether the gate keeps its word.
-
-The gate knows only what is known at the early exit: the draft's tokens, their margins, and the chunk before.
-"""
+"""The gate: may this draft run unverified? And the audit that watches whether the gate keeps its word."""
 
 from __future__ import annotations
 
@@ -10,77 +7,99 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import binom
 
 from rsd_policy.codec.rfsq import GRIPPER
-from rsd_policy.errors import CheckpointError
+from rsd_policy.engine.calibration import Curve
+from rsd_policy.errors import CheckpointError, RSDError
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Calibrated threshold on the draft's confidence.
+    """Threshold on the predicted probability that the draft is within tolerance of the main head.
 
     Attributes:
-        threshold: least score at which a draft is let through.
-        alpha: promised bound on P(deviation > tolerance | skipped).
+        threshold: least probability at which a draft is let through; 0 lets every draft through.
+        alpha: promised bound on P(deviation > tolerance | skipped); see `engine.calibration`.
+        steps: length of the prefix that the probability is about. Executing fewer steps keeps the promise, as a prefix
+            of a chunk within tolerance is within tolerance.
+        gripper_rule: a predicted change of the gripper always verifies, and so does the first chunk of an episode, of
+            which nobody knows what the hand was told before: opening and closing it decide a task.
     """
 
     threshold: float
     alpha: float
+    steps: int
+    gripper_rule: bool = True
 
     @classmethod
-    def from_manifest(cls, entry: dict[str, Any] | None) -> Gate:
+    def from_manifest(cls, entry: dict[str, Any] | None, alpha: float | None = None) -> Gate:
         """Gate of a checkpoint.
 
+        Args:
+            entry: the manifest's entry `gate`.
+            alpha: promise to keep; default: the checkpoint's.
+
         Raises:
-            CheckpointError: the checkpoint was never calibrated.
+            CheckpointError: the checkpoint was never calibrated, or not for this alpha.
+            RSDError: alpha is not in (0, 1).
         """
-        if not entry or entry.get("threshold") is None:
+        if alpha is not None and not 0.0 < alpha < 1.0:
+            raise RSDError(f"alpha: expected a probability between 0 and 1, got {alpha}")
+        if not entry or "curve" not in entry:
             raise CheckpointError(
-                "mode 'gated' needs a calibrated gate and this checkpoint has none; use mode 'speculative'"
+                "mode 'gated' needs a calibrated gate and this checkpoint has none; "
+                "calibrate it with `rsd calibrate`, or use mode 'speculative'"
             )
-        return cls(threshold=float(entry["threshold"]), alpha=float(entry["alpha"]))
+        wanted = float(entry["alpha"]) if alpha is None else alpha
+        curve = Curve.from_manifest(entry["curve"])
+        index = curve.choose(wanted)
+        if index is None:
+            raise CheckpointError(
+                f"gate: no threshold keeps alpha = {wanted:g} with confidence {curve.confidence:g}: the strictest one "
+                f"tested is bounded by {curve.bound[0]:.3f} only; choose a larger alpha, calibrate with more episodes "
+                "(`rsd calibrate`), or use mode 'speculative'"
+            )
+        return cls(threshold=curve.threshold[index], alpha=wanted, steps=int(entry["steps"]))
 
-    def lets_through(
-        self,
-        margins: NDArray[np.float32],
-        draft_actions: NDArray[np.float32],
-        last_gripper: float | None,
-        steps: int,
-    ) -> bool:
-        """Decide for one draft.
-
-        Opening and closing the hand decide a task, so a predicted change of the gripper always verifies; so does the
-        first chunk of an episode (`last_gripper` None).
+    def eligible(self, draft_actions: NDArray[np.float32], last_action: NDArray[np.float32] | None) -> bool:
+        """The gripper rule does not demand a verification.
 
         Args:
-            margins: [l, T, 7], see RFSQHead.forward.
             draft_actions: [T, 7].
-            last_gripper: gripper command of the last executed step.
-            steps: how many steps of the chunk will be executed.
+            last_action: [7], the last executed command; None before the first.
         """
-        gripper = draft_actions[:steps, GRIPPER]
-        if last_gripper is None or bool((gripper != last_gripper).any()):
-            return False
-        return gate_score(margins, steps) >= self.threshold
+        if not self.gripper_rule:
+            return True
+        gripper = draft_actions[: self.steps, GRIPPER]
+        return last_action is not None and bool((gripper == last_action[GRIPPER]).all())
 
-
-def gate_score(margins: NDArray[np.float32], steps: int) -> float:
-    """Confidence of a draft: mean over arm degrees of freedom and steps of the level-0..2 margins, each cut at 4.
-
-    Cut, because a few very sure digits (a still axis has margins above 10) must not outvote one that is in doubt.
-    """
-    return float(np.minimum(margins[:, :steps, :GRIPPER], 4.0).mean())
+    def lets_through(self, probability: NDArray[np.float32]) -> bool:
+        """The predicted probability [T] of DeviationPredictor reaches the threshold."""
+        return bool(probability[self.steps - 1] >= self.threshold)
 
 
 class Audit:
-    """Counts how often verified-afterwards skips deviated, and trips when the promise is broken.
+    """Verifies every n-th skipped chunk after the fact and trips when the deviation rate has risen above alpha.
 
-    It trips when the one-sided lower 95 % Clopper-Pearson bound of the deviation rate exceeds alpha: from then on the
-    data contradict the calibration, whatever the number of checks so far.
+    For each of some rates p above alpha a CUSUM of the likelihood ratio of p against alpha is kept,
+
+        C_p <- max(C_p, 1) * (p / alpha if deviated else (1 - p) / (1 - alpha)),
+
+    and the audit trips when their average reaches `patience`. While the rate is at most alpha, whatever the past, the
+    expected number of checks before a false alarm is at least `patience` (an e-detector: Shin, Ramdas and Rinaldo,
+    2022). Since no C_p falls behind a fresh start, a long good past does not delay the notice of a shift; `notices_in`
+    says how soon it comes. A bound on the rate of all checks so far would have neither property: looked at after every
+    check it trips in the end though the promise is kept, and the past outvotes the present.
+
+    Args:
+        alpha: promised bound; 1 promises nothing and never trips.
+        every: skipped chunks per check.
     """
 
-    confidence = 0.95
+    patience = 500.0
+    odds = (1.5, 2.0, 3.0, 5.0, 9.0)
+    """Alternatives p, as multiples of alpha's odds."""
 
     def __init__(self, alpha: float, every: int) -> None:
         self.alpha = alpha
@@ -88,6 +107,9 @@ class Audit:
         self.skipped = 0
         self.checked = 0
         self.deviated = 0
+        self.tripped = False
+        self._if_deviated, self._if_kept = _likelihood_ratios(alpha)
+        self._cusum = np.ones(len(self.odds))
 
     def due(self) -> bool:
         """Count one skipped chunk; True when it is to be verified."""
@@ -98,11 +120,34 @@ class Audit:
         """Add the outcome of one verification."""
         self.checked += 1
         self.deviated += int(deviated)
+        self._cusum = np.maximum(self._cusum, 1.0) * (self._if_deviated if deviated else self._if_kept)
+        self.tripped = self.tripped or bool(self._cusum.mean() >= self.patience)
 
-    @property
-    def tripped(self) -> bool:
-        """The observed rate exceeds alpha with the stated confidence."""
-        if self.deviated == 0:
-            return False
-        lower = beta.ppf(1.0 - self.confidence, self.deviated, self.checked - self.deviated + 1)
-        return bool(lower > self.alpha)
+    @classmethod
+    def notices_in(cls, alpha: float, rate: float, every: int, power: float = 0.95) -> int:
+        """Skipped chunks after which the audit has tripped with probability `power`, once deviations have `rate`.
+
+        Exact for the checks since the shift alone, hence an upper bound for the CUSUM, which is never below them.
+
+        Raises:
+            RSDError: the rate is too close to alpha (or below it) for any alternative to gain on it.
+        """
+        if_deviated, if_kept = (np.log(ratios) for ratios in _likelihood_ratios(alpha))
+        if not (rate <= 1.0 and (rate * if_deviated + (1.0 - rate) * if_kept).max() > 0.0):
+            raise RSDError(f"rate: expected one clearly above alpha = {alpha:g} and at most 1, got {rate:g}")
+        checks = 1
+        while True:
+            deviated = np.arange(checks + 1)[:, None]
+            average = np.exp(deviated * if_deviated + (checks - deviated) * if_kept).mean(axis=1)
+            enough = np.flatnonzero(average >= cls.patience)  # average grows with the count: all from the first on
+            if len(enough) and binom.sf(enough[0] - 1, checks, rate) >= power:
+                return checks * every
+            checks += 1
+
+
+def _likelihood_ratios(alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """p / alpha and (1 - p) / (1 - alpha) per alternative p; 1 for alpha = 1, under which no p is above it."""
+    odds = np.asarray(Audit.odds)
+    # with odds(p) = k odds(alpha): p = k alpha / (1 - alpha + k alpha)
+    total = 1.0 - alpha + odds * alpha
+    return odds / total, 1.0 / total

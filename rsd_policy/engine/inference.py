@@ -4,10 +4,12 @@
 
 | mode        | what runs                                       | chunk                                     |
 |-------------|-------------------------------------------------|-------------------------------------------|
-| baseline    | everything but the draft                        | main head                                 |
+| baseline    | everything but the draft (*)                    | main head                                 |
 | speculative | everything; the draft's chunk comes out early   | main head, bit-identical to baseline      |
 | gated       | as speculative, unless the gate lets the draft  | draft when let through, else main head    |
 |             | through: then layers k..N and head are skipped  |                                           |
+
+(*) A checkpoint of another project without heads of ours has this mode only and answers with its own output head.
 
 All modes run layers 0..k and k..N as two calls, so the arithmetic of the final chunk is the same in each. On a GPU
 the stages between embedding and tokens are replayed as CUDA graphs, the same ones in every mode.
@@ -17,21 +19,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsd_policy.checkpoints.loading import Policy
-from rsd_policy.codec.rfsq import GRIPPER
+from rsd_policy.checkpoints.policy import Policy
+from rsd_policy.device import parse_device
 from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
 from rsd_policy.engine.stages import Stages
 from rsd_policy.engine.timing import StageClock
-from rsd_policy.errors import InferenceError, NonFiniteError, ObservationError, RSDError, SetupError
-from rsd_policy.observation import ActionChunk, ChunkStats, Observation
+from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, ObservationError, RSDError
+from rsd_policy.observation import ACTION_DIM, ActionChunk, ChunkStats, Observation
+
+if TYPE_CHECKING:
+    from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
 Mode = Literal["baseline", "speculative", "gated"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -70,14 +75,17 @@ class RSDInferenceEngine:
         policy: from `load_policy`.
         mode: see the module's docstring.
         device: torch device of the model.
-        execute_steps: how many steps of a chunk will be executed; acceptance and gate look at these.
+        execute_steps: how many steps of a chunk will be executed; acceptance looks at these.
+        alpha: in gated mode, bound on P(deviation > tolerance | skipped); default: the checkpoint's.
         audit_every: in gated mode, every how many skipped chunks one is verified after the fact.
+        gate: in gated mode, a gate in place of the checkpoint's calibrated one, for measurements.
         cuda_graphs: on a GPU, replay recorded stages instead of launching their kernels one by one. The first
             inference with a new length of prompt then records them, which takes as long as some ten inferences.
 
     Raises:
         RSDError: unknown mode or device, or steps outside 1 .. T.
-        CheckpointError: mode 'gated' without a calibrated gate.
+        CheckpointError: the policy has no RFSQ heads and the mode is not 'baseline'; or mode 'gated' without a gate
+            that is calibrated for this alpha and this many steps.
     """
 
     def __init__(
@@ -87,7 +95,9 @@ class RSDInferenceEngine:
         device: str | torch.device = "cpu",
         *,
         execute_steps: int | None = None,
+        alpha: float | None = None,
         audit_every: int = 10,
+        gate: Gate | None = None,
         cuda_graphs: bool = True,
     ) -> None:
         if mode not in MODES:
@@ -103,11 +113,28 @@ class RSDInferenceEngine:
         self.execute_steps = steps
         rule = policy.manifest["acceptance"]
         self.acceptance = Acceptance(float(rule["threshold"]), np.asarray(rule["tolerance"], dtype=np.float32))
-        self.gate = Gate.from_manifest(policy.manifest["gate"]) if mode == "gated" else None
+        self.gate = self._gate(gate, alpha) if mode == "gated" else None
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
-        self._last_gripper: float | None = None
-        self._stages = Stages.of(self.policy, graphed=cuda_graphs and self.device.type == "cuda")
+        self._last_action: NDArray[np.float32] | None = None
+        # A policy without heads of ours answers with the output head that it came with.
+        self._reference = policy.reference if policy.heads is None else None
+        if self._reference is None or mode != "baseline":
+            self._stages = Stages.of(policy.backbone, policy.rsd, graphed=cuda_graphs and self.device.type == "cuda")
+
+    def _gate(self, given: Gate | None, alpha: float | None) -> Gate:
+        gate = given or Gate.from_manifest(self.policy.manifest["gate"], alpha)
+        if self.policy.deviation is None:
+            raise CheckpointError(
+                f"checkpoint '{self.policy.name}' has no predictor of the deviation, which the gate asks; "
+                "calibrate it with `rsd calibrate`, or use mode 'speculative'"
+            )
+        if gate.steps < self.execute_steps:
+            raise CheckpointError(
+                f"gate: calibrated for {gate.steps} executed steps of a chunk, got execute_steps = "
+                f"{self.execute_steps}; execute at most {gate.steps}, or calibrate for more"
+            )
+        return gate
 
     def reset(self) -> None:
         """Forget the episode: the next chunk is the first of a new one.
@@ -115,7 +142,7 @@ class RSDInferenceEngine:
         The audit goes on across episodes, since one alone holds too few skipped chunks to judge by, and a fall-back
         lasts as long as the engine: what broke the gate's promise is not gone with the episode.
         """
-        self._last_gripper = None
+        self._last_action = None
 
     def infer(self, observation: Observation) -> ActionChunk:
         """The final chunk for an observation.
@@ -139,6 +166,9 @@ class RSDInferenceEngine:
             raise ObservationError(f"expected an rsd_policy.Observation, got {type(observation).__name__}")
         clock = StageClock(self.device)
         try:
+            if self._reference is not None:
+                yield self._published(self._reference, observation, clock)
+                return
             if self.mode == "baseline":
                 hidden = self._early(observation, clock)
                 final = self._late(hidden, clock)
@@ -146,10 +176,10 @@ class RSDInferenceEngine:
                 return
             hidden = self._early(observation, clock)
             draft = self._draft(hidden, clock)
-            first_action_ms = clock.elapsed_ms
-            if self._may_skip(draft):
+            if self._may_skip(draft, hidden, clock):
                 yield from self._skipped(draft, hidden, clock)
                 return
+            first_action_ms = clock.elapsed_ms
             yield self._provisional(draft, clock)
             clock.resume()
             final = self._late(hidden, clock)
@@ -160,13 +190,23 @@ class RSDInferenceEngine:
             raise InferenceError(f"inference on {self.device} failed: {error}") from error
 
     @torch.inference_mode()
-    def _early(self, observation: Observation, clock: StageClock) -> Tensor:
+    def _embed(self, observation: Observation, clock: StageClock) -> Tensor:
         backbone = self.policy.backbone
         inputs = backbone.preprocess([observation])
         clock.mark("preprocess")
         x = backbone.embed(inputs)
         clock.mark("vision")
-        x = self._stages.layers_early(x)
+        return x
+
+    def _published(self, reference: ReferencePolicy, observation: Observation, clock: StageClock) -> ActionChunk:
+        actions = reference.from_embedded(self._embed(observation, clock))[0]
+        clock.mark("reference")
+        self._count(clock, actions)
+        return ActionChunk(actions, stats=ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms))
+
+    @torch.inference_mode()
+    def _early(self, observation: Observation, clock: StageClock) -> Tensor:
+        x = self._stages.layers_early(self._embed(observation, clock))
         clock.mark("layers_early")
         return x
 
@@ -195,10 +235,26 @@ class RSDInferenceEngine:
         clock.mark("decode")
         return decoded
 
-    def _may_skip(self, draft: _Decoded) -> bool:
+    @torch.inference_mode()
+    def _may_skip(self, draft: _Decoded, hidden: Tensor, clock: StageClock) -> bool:
         if self.gate is None or self.totals.fell_back:
             return False
-        return self.gate.lets_through(draft.margins, draft.actions, self._last_gripper, self.execute_steps)
+        last = self._last_action
+        if not self.gate.eligible(draft.actions, last):
+            return False
+        assert self.policy.deviation is not None, "checked when the engine was made"
+        first = torch.tensor([last is None], device=self.device)
+        tail = np.zeros(ACTION_DIM, np.float32) if last is None else last
+        probability = self.policy.deviation(
+            self.policy.backbone.action_hidden(hidden),
+            torch.from_numpy(draft.margins)[:, None].to(self.device),
+            torch.from_numpy(draft.actions)[None].to(self.device),
+            torch.from_numpy(tail)[None].to(self.device),
+            first,
+        )
+        skip = self.gate.lets_through(probability[0].cpu().numpy())
+        clock.mark("gate")
+        return skip
 
     def _provisional(self, draft: _Decoded, clock: StageClock) -> ActionChunk:
         stats = ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms)
@@ -206,7 +262,7 @@ class RSDInferenceEngine:
 
     def _skipped(self, draft: _Decoded, hidden: Tensor, clock: StageClock) -> Iterator[ActionChunk]:
         total_ms = clock.elapsed_ms
-        self._count(clock, draft)
+        self._count(clock, draft.actions)
         self.totals.skipped += 1
         plain = ChunkStats(dict(clock.stage_ms), total_ms, total_ms)
         chunk: dict[str, Any] = {
@@ -234,6 +290,7 @@ class RSDInferenceEngine:
                 total_ms,
                 comparison.token_agreement,
                 comparison.max_deviation,
+                comparison.accepted_steps,
                 audited=True,
                 audit_deviated=not comparison.within_tolerance,
             ),
@@ -242,7 +299,7 @@ class RSDInferenceEngine:
     def _verified(
         self, final: _Decoded, draft: _Decoded | None, clock: StageClock, first_action_ms: float
     ) -> ActionChunk:
-        self._count(clock, final)
+        self._count(clock, final.actions)
         comparison = self._compare(draft, final) if draft else None
         if comparison:
             self.totals.accepted += int(comparison.accepted)
@@ -259,6 +316,7 @@ class RSDInferenceEngine:
                 clock.elapsed_ms,
                 comparison.token_agreement if comparison else (),
                 comparison.max_deviation if comparison else None,
+                comparison.accepted_steps if comparison else None,
             ),
         )
 
@@ -267,26 +325,8 @@ class RSDInferenceEngine:
             draft.tokens, draft.actions, final.tokens, final.actions, self.execute_steps, self.acceptance
         )
 
-    def _count(self, clock: StageClock, executed: _Decoded) -> None:
+    def _count(self, clock: StageClock, executed: NDArray[np.float32]) -> None:
         self.totals.chunks += 1
         for stage, milliseconds in clock.stage_ms.items():
             self.totals.stage_ms[stage] = self.totals.stage_ms.get(stage, 0.0) + milliseconds
-        self._last_gripper = float(executed.actions[self.execute_steps - 1, GRIPPER])
-
-
-def parse_device(name: str | torch.device) -> torch.device:
-    """Torch device by name.
-
-    Raises:
-        RSDError: unknown name.
-        SetupError: a GPU that is not there.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RSDError(f"device: expected 'cpu' or 'cuda[:n]', got '{name}'") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SetupError(
-            f"device '{name}': torch {torch.__version__} sees {torch.cuda.device_count()} CUDA GPUs; use device 'cpu'"
-        )
-    return device
+        self._last_action = executed[self.execute_steps - 1]

@@ -8,8 +8,9 @@ import torch
 
 from rsd_policy import ActionChunk, Observation, RSDInferenceEngine
 from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.engine.gate import Gate
 from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, RSDError
-from tests.policies import random_observation, small_policy
+from tests.policies import calibrated_gate, random_observation, small_policy
 
 
 def observations(count: int) -> list[Observation]:
@@ -48,24 +49,24 @@ def test_stream_gives_the_draft_first_and_then_the_final_chunk() -> None:
 
 def test_gate_that_declines_everything_is_speculative() -> None:
     _, reference = run(small_policy(), "baseline")
-    engine, chunks = run(small_policy(gate={"threshold": 1e9, "alpha": 0.1}), "gated")
+    engine, chunks = run(small_policy(gate=calibrated_gate(threshold=1.1)), "gated")
     assert engine.totals.skipped == 0
     assert all(np.array_equal(c.actions, r.actions) for c, r in zip(chunks, reference, strict=True))
 
 
 def still_gripper_policy() -> Policy:
     """A policy whose draft always closes the hand, so that the gripper rule never interferes."""
-    policy = small_policy(gate={"threshold": -1e9, "alpha": 0.1})
+    policy = small_policy(gate=calibrated_gate(threshold=0.0))
     for level in policy.draft.level_mlp:
-        bias = level[-1].bias  # type: ignore[union-attr]
+        bias = level[-1].bias  # type: ignore[index]
         bias.copy_(torch.tensor([0.0, 0.0, 1e3]))
     return policy
 
 
 def test_open_gate_skips_all_but_the_first_chunk_and_audits_every_nth() -> None:
-    engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=3)
-    engine.audit.alpha = 1.0  # random weights deviate at every audit; the fall-back has its own test
-    engine._last_gripper = 1.0
+    # random weights deviate at every audit: under alpha = 1 that is no broken promise
+    engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=3, gate=Gate(0.0, alpha=1.0, steps=8))
+    engine._last_action = np.ones(7, np.float32)
     chunks = [engine.infer(observation) for observation in observations(6)]
     assert engine.totals.skipped == 6 and engine.totals.audited == 2
     assert [chunk.stats.audited for chunk in chunks] == [False, False, True, False, False, True]
@@ -77,12 +78,12 @@ def test_first_chunk_of_an_episode_is_verified() -> None:
     engine = RSDInferenceEngine(still_gripper_policy(), "gated")
     assert not engine.infer(observations(1)[0]).skipped
     engine.reset()
-    assert engine._last_gripper is None
+    assert engine._last_action is None
 
 
 def test_gripper_change_is_verified() -> None:
     engine = RSDInferenceEngine(still_gripper_policy(), "gated")
-    engine._last_gripper = -1.0
+    engine._last_action = -np.ones(7, np.float32)
     assert engine.infer(observations(1)[0]).verified
 
 
@@ -90,7 +91,7 @@ def test_audit_that_finds_deviations_falls_back_for_good() -> None:
     engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=1)
     skipped = []
     for observation in observations(8):
-        engine._last_gripper = 1.0
+        engine._last_action = np.ones(7, np.float32)
         skipped.append(engine.infer(observation).skipped)
     assert engine.totals.audit_deviated > 0 and engine.totals.fell_back
     assert skipped[0] and not skipped[-1]
@@ -102,7 +103,7 @@ def test_audit_counts_across_episodes() -> None:
     engine = RSDInferenceEngine(still_gripper_policy(), "gated", audit_every=3)
     for observation in observations(3):
         engine.reset()
-        engine._last_gripper = 1.0
+        engine._last_action = np.ones(7, np.float32)
         engine.infer(observation)
     assert engine.totals.audited == 1
 

@@ -1,4 +1,4 @@
-"""The accept rule at its boundaries, the gate, and the audit's statistics."""
+"""The accept rule at its boundaries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rsd_policy.codec.rfsq import GRIPPER
-from rsd_policy.engine.acceptance import Acceptance, compare
-from rsd_policy.engine.gate import Audit, Gate, gate_score
+from rsd_policy.engine.acceptance import Acceptance, compare, steps_within
 
 RULE = Acceptance(threshold=0.7, tolerance=np.full(6, 0.1, dtype=np.float32))
 
@@ -56,31 +55,20 @@ def test_another_gripper_command_is_rejected() -> None:
     assert not compare(tokens(), draft, tokens(8), chunk(), 8, RULE).within_tolerance
 
 
-def test_gate_threshold_and_score() -> None:
-    margins = np.full((3, 8, 7), 2.0, dtype=np.float32)
-    assert gate_score(margins, 8) == 2.0
-    assert Gate(2.0, 0.1).lets_through(margins, chunk(), 1.0, 8)
-    assert not Gate(2.01, 0.1).lets_through(margins, chunk(), 1.0, 8)
-    assert not Gate(0.0, 0.1).lets_through(margins, chunk(), None, 8)
-    assert not Gate(0.0, 0.1).lets_through(margins, chunk(), -1.0, 8)
-    margins[:, :, 0] = 1e6
-    assert gate_score(margins, 8) == pytest.approx((2.0 * 5 + 4.0) / 6)
+@pytest.mark.parametrize("outside", range(9))
+def test_accepted_steps_are_those_before_the_first_outside(outside: int) -> None:
+    draft = chunk()
+    draft[outside:, 2] = 0.2
+    result = compare(tokens(), draft, tokens(8), chunk(), 8, RULE)
+    assert result.accepted_steps == outside
+    assert result.within_tolerance is (outside == 8)
 
 
-def test_audit_trips_under_a_broken_promise_and_rarely_under_a_kept_one() -> None:
-    rng = np.random.default_rng(0)
-
-    def tripped_after(rate: float, checks: int) -> bool:
-        audit = Audit(alpha=0.1, every=1)
-        for _ in range(checks):
-            audit.record(bool(rng.random() < rate))
-        return audit.tripped
-
-    assert np.mean([tripped_after(0.5, 30) for _ in range(300)]) > 0.98
-    assert np.mean([tripped_after(0.1, 30) for _ in range(300)]) < 0.1
-    assert not tripped_after(0.0, 1000)
-
-
-def test_audit_is_due_every_nth_skip() -> None:
-    audit = Audit(alpha=0.1, every=4)
-    assert [audit.due() for _ in range(8)] == [False, False, False, True] * 2
+def test_steps_after_the_first_outside_do_not_count() -> None:
+    draft = chunk()
+    draft[2, 0] = 0.2
+    draft[5, GRIPPER] = -1.0
+    stacked = np.stack([draft, chunk()])
+    assert steps_within(stacked, np.stack([chunk(), chunk()]), RULE.tolerance).tolist() == [2, 8]
+    assert compare(tokens(), draft, tokens(8), chunk(), 2, RULE).accepted_steps == 2
+    assert compare(tokens(), draft, tokens(8), chunk(), 2, RULE).accepted
