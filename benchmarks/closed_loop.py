@@ -3,7 +3,8 @@
 Both run the same policy on the same task; resets and loading are not counted. The loops take turns, so that a busy
 moment of the machine hits both.
 
-    ./rsd setup && .venv/bin/python -m benchmarks.closed_loop --json closed_loop.json
+    ./rsd setup && source ros2_ws/install/setup.bash
+    .venv/bin/python -m benchmarks.closed_loop --json closed_loop.json
 """
 
 from __future__ import annotations

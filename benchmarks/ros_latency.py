@@ -3,13 +3,15 @@
 A camera process sends two 256x256 images, pose and joints; policy_node answers in a process of its own. The next frame
 is sent when the answer has arrived and a pause has passed, as a camera of a robot that waits for its policy.
 
-    ./rsd setup && .venv/bin/python -m benchmarks.ros_latency --json ros_latency.json
+    ./rsd setup && source ros2_ws/install/setup.bash
+    .venv/bin/python -m benchmarks.ros_latency --json ros_latency.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import queue
 import sys
 import tempfile
 import time
@@ -33,6 +35,7 @@ from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.statistics import latency_summary
 from rsd_policy.nodes.messages import ARM_JOINTS, GRIPPER_JOINTS, image_to_msg, to_nanoseconds, to_stamp
+from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT
 from rsd_policy.supervisor import end_processes, ros_domain, start_process
 
@@ -45,11 +48,13 @@ WARM_UP = 20
 PAUSE_S = 0.02
 """Between an answer and the next frame."""
 
+ANSWER_TIMEOUT_S = 60.0
+
 IMAGE_SIZE = 256
 
 
 class Camera:
-    """The robot's side: sends frames and takes the time of the answers."""
+    """The robot's side: sends frames and takes the time of the answers, in a thread that does nothing else."""
 
     def __init__(self, domain: int) -> None:
         self._context = Context()
@@ -65,16 +70,20 @@ class Camera:
         self._pose = self._node.create_publisher(PoseStamped, "eef_pose", LOCKSTEP_INPUT)
         self._joints = self._node.create_publisher(JointState, "joint_states", LOCKSTEP_INPUT)
         self._instruction = self._node.create_publisher(String, "instruction", LATCHED)
-        self._node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, COMMANDS)
-        self._answers: list[tuple[int, ActionChunk]] = []
+        self._answers: queue.SimpleQueue[tuple[int, ActionChunk] | BaseException] = queue.SimpleQueue()
+        self._receiver = Receiver(self._node, self._answers.put)
+        self._receiver.subscribe(ActionChunk, "action_chunk", self._on_chunk, COMMANDS)
+        self._receiver.start()
 
     def close(self) -> None:
+        self._receiver.close()
         self._executor.shutdown()
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
     def _on_chunk(self, msg: ActionChunk) -> None:
-        self._answers.append((time.time_ns(), msg))
+        if not msg.audited:  # an audit's outcome comes after the answer
+            self._answers.put((time.time_ns(), msg))
 
     def _wait(self, condition: Any, what: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -100,7 +109,6 @@ class Camera:
 
     def frame(self) -> tuple[float, float, float]:
         """Send one frame; returns what ROS added until the first and until the final chunk, and the inference, ms."""
-        self._answers.clear()
         pose, joints = PoseStamped(), JointState(name=[*ARM_JOINTS, *GRIPPER_JOINTS], position=[0.0] * 9)
         pose.pose.orientation.w = 1.0
         sent = time.time_ns()
@@ -110,17 +118,28 @@ class Camera:
             publisher.publish(msg)
         self._pose.publish(pose)
         self._joints.publish(joints)
-        self._wait(lambda: any(msg.verified for _, msg in self._answers), "a final chunk", 60)
-        (first_at, first), (final_at, final) = self._answers[0], self._answers[-1]
-        if to_nanoseconds(final.header.stamp) != sent:
-            raise EpisodeError("got the answer to another frame")
-        pause = time.monotonic() + PAUSE_S
-        self._wait(lambda: time.monotonic() > pause, "the pause", 10)
+        answers = [self._answer(sent)]
+        while not answers[-1][1].verified:
+            answers.append(self._answer(sent))
+        (first_at, first), (final_at, final) = answers[0], answers[-1]
+        time.sleep(PAUSE_S)
         return (
             (first_at - sent) / 1e6 - first.first_action_ms,
             (final_at - sent) / 1e6 - final.inference_ms,
             final.inference_ms,
         )
+
+    def _answer(self, sent: int) -> tuple[int, ActionChunk]:
+        """The next chunk and when it arrived, ns."""
+        try:
+            answer = self._answers.get(timeout=ANSWER_TIMEOUT_S)
+        except queue.Empty as error:
+            raise EpisodeError(f"expected a chunk within {ANSWER_TIMEOUT_S:.0f} s; see policy_node's log") from error
+        if isinstance(answer, BaseException):
+            raise answer
+        if to_nanoseconds(answer[1].header.stamp) != sent:
+            raise EpisodeError("got the answer to another frame")
+        return answer
 
 
 def measure(policy: str, mode: str, frames: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -133,6 +134,8 @@ class InferenceWorker:
             engine = self._make()
             self._warm_up(engine)
             self._engine = engine
+            # What is loaded by now stays: looking through it at every full collection would hold up an inference.
+            gc.freeze()
         except BaseException as error:  # raised again where the result is awaited
             self.ready.set_exception(error)
             return

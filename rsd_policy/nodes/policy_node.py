@@ -1,8 +1,8 @@
 """policy_node: camera images, robot state and an instruction in, action chunks out.
 
 Lockstep: infers once on each observation that an EpisodeStatus asks for. Real time: infers on the newest complete
-observation as soon as the last inference is done. The executor thread only takes messages; decoding and inference have
-a thread of their own.
+observation as soon as the last inference is done. A thread of its own takes the observations, another one decodes them
+and infers; the executor serves the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rsd_policy.nodes.instruction_goal import InstructionGoal
 from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.observation_sync import ObservationSync
 from rsd_policy.nodes.parameters import declare_choice, declare_int, declare_text
+from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
 from rsd_policy.observation import ActionChunk
 
@@ -56,8 +57,7 @@ class PolicyNode(LifecycleNode):
         self._sync = ObservationSync([*CAMERAS, "eef_pose", "joint_states"])
         self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
         self._worker: InferenceWorker | None = None
-        # Guards what executor and inference thread share. Publishing happens under it too: when deactivate returns, no
-        # chunk can follow.
+        # Guards what the threads share. Publishing happens under it too: when deactivate returns, no chunk can follow.
         self._lock = threading.RLock()
         self._active = False
         self._topic_instruction: str | None = None
@@ -71,23 +71,29 @@ class PolicyNode(LifecycleNode):
         self._chunks = self._compared = self._accepted = self._skipped = 0
         self.fatal_error: BaseException | None = None
         self._goal = InstructionGoal(self, lambda: None if self._active else "the node is not active")
+        self._receiver = Receiver(self, self._on_death)
         self._subscribe()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(CHECK_PERIOD_S, self._check_inputs, clock=self._steady)
+        self._receiver.start()
 
     def _subscribe(self) -> None:
         # Real cameras are consumed with the sensor-data profile (REP 2003). In lockstep a lost image would hold up the
         # simulation, so there it must arrive.
         qos = LOCKSTEP_INPUT if self._lockstep else qos_profile_sensor_data
         for camera in CAMERAS:
-            self.create_subscription(Image, f"{camera}/image_raw", partial(self._on_input, camera), qos)
-        self.create_subscription(PoseStamped, "eef_pose", partial(self._on_input, "eef_pose"), qos)
-        self.create_subscription(JointState, "joint_states", partial(self._on_input, "joint_states"), qos)
+            self._receiver.subscribe(Image, f"{camera}/image_raw", partial(self._on_input, camera), qos)
+        self._receiver.subscribe(PoseStamped, "eef_pose", partial(self._on_input, "eef_pose"), qos)
+        self._receiver.subscribe(JointState, "joint_states", partial(self._on_input, "joint_states"), qos)
+        self._receiver.subscribe(EpisodeStatus, "episode", self._on_status, COMMANDS)
         self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
-        self.create_subscription(EpisodeStatus, "episode", self._on_status, COMMANDS)
 
     def close(self) -> None:
-        """End the inference thread."""
+        """End the node's threads."""
+        self._receiver.close()
+        self._unload()
+
+    def _unload(self) -> None:
         with self._lock:
             self._active = False
         if self._worker is not None:
@@ -151,12 +157,12 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
+        self._unload()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop("the policy node was shut down")
-        self.close()
+        self._unload()
         return super().on_shutdown(state)
 
     def _stop(self, why: str) -> None:
@@ -167,17 +173,19 @@ class PolicyNode(LifecycleNode):
         self._goal.end_now(why)
         self._diagnostics.set("inference", STALE, "not active")
 
-    # -- inputs (executor thread)
+    # -- inputs (receiver thread)
 
     def _on_input(self, name: str, msg: Any) -> None:
-        if not self._active:
-            return
+        with self._lock:
+            if self._active:
+                self._take_input(name, msg)
+
+    def _take_input(self, name: str, msg: Any) -> None:
         stamp = to_nanoseconds(msg.header.stamp)
         if self._sync.restart(stamp):
             self.get_logger().warning(f"{name}: the time stamps went back to {stamp * 1e-9:.3f} s; starting anew")
-            with self._lock:
-                self._submitted = -1
-                self._answers = []
+            self._submitted = -1
+            self._answers = []
         moment = self._sync.add(name, stamp, msg)
         if moment is None:
             return
@@ -191,10 +199,12 @@ class PolicyNode(LifecycleNode):
         self._topic_instruction = msg.data
 
     def _on_status(self, msg: EpisodeStatus) -> None:
-        if not self._active:
-            return
         with self._lock:
-            self._status = msg
+            if self._active:
+                self._take_status(msg)
+
+    def _take_status(self, msg: EpisodeStatus) -> None:
+        self._status = msg
         if msg.state == EpisodeStatus.SUCCESS:
             self._goal.end("succeeded", "the task reports success")
         elif msg.state in (EpisodeStatus.TIMEOUT, EpisodeStatus.ABORTED):
@@ -206,9 +216,8 @@ class PolicyNode(LifecycleNode):
             return
         if to_nanoseconds(msg.header.stamp) == self._submitted:
             # Asked again. The answer may have been lost; if it is still being computed, there is none yet.
-            with self._lock:
-                for answer in self._answers:
-                    self._publisher.publish(answer)
+            for answer in self._answers:
+                self._publisher.publish(answer)
             return
         self._asked = msg
         if self._waiting_since is None:
@@ -234,9 +243,8 @@ class PolicyNode(LifecycleNode):
         if not instruction:
             self._diagnostics.set("inference", OK, "waiting for an instruction", mode=self._mode)
             return
-        with self._lock:
-            self._submitted = stamp
-            self._answers = []
+        self._submitted = stamp
+        self._answers = []
         # What failed before says nothing about this observation. In real time the next one comes before anybody has
         # seen that the last one failed: there only a chunk ends the report.
         if self._lockstep or not self._inference_failed:
@@ -256,21 +264,29 @@ class PolicyNode(LifecycleNode):
 
     def _check_inputs(self) -> None:
         """Report an observation that does not become complete, or in real time does not come at all."""
-        if not self._active or self._waiting_since is None or self._now() - self._waiting_since < INPUT_TIMEOUT_S * 1e9:
-            return
-        self._waiting_since = self._now()
-        if not self._lockstep and self._status is not None and self._status.state != EpisodeStatus.RUNNING:
-            return  # between two episodes the simulation shows nothing
+        with self._lock:
+            since = self._waiting_since
+            if not self._active or since is None or self._now() - since < INPUT_TIMEOUT_S * 1e9:
+                return
+            self._waiting_since = self._now()
+            if self._lockstep or self._shown_to():
+                self._fail(self._missing_inputs())
+
+    def _shown_to(self) -> bool:
+        """Real time: somebody shows observations. A simulation does not, between two episodes and before the first."""
+        if self._status is None:
+            return self.count_publishers("episode") == 0
+        return bool(self._status.state == EpisodeStatus.RUNNING)
+
+    def _missing_inputs(self) -> ObservationError:
         asked = self._asked
         stamp = to_nanoseconds(asked.header.stamp) if asked is not None else self._sync.newest()
         # nothing is missing of the newest moment: then nothing came after it
         missing = self._sync.missing(stamp) or self._sync.inputs
         topics = ", ".join(f"{name}/image_raw" if name in CAMERAS else name for name in missing)
-        self._fail(
-            ObservationError(
-                f"observation after {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
-                f"{topics} did not come; check that the topic is published"
-            )
+        return ObservationError(
+            f"observation after {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
+            f"{topics} did not come; check that the topic is published"
         )
 
     def _now(self) -> int:
