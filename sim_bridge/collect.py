@@ -208,8 +208,8 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
                 pilot=None if engine is None else PolicyPilot(engine, seed, env.max_steps),
             )
             outcome = Outcome(task, seed, driven.success, driven.steps, driven.phase)
-            if driven.demonstration is not None:
-                write_demonstration(config.out, driven.demonstration)
+            if driven.demonstration is not None and driven.trace is not None:
+                write_demonstration(config.out, driven.demonstration, driven.trace)
             else:
                 note = failed_path(config, task, seed)
                 note.parent.mkdir(parents=True, exist_ok=True)

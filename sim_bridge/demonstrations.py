@@ -1,18 +1,43 @@
-"""Demonstration files: one episode a file, written whole or not at all."""
+"""Demonstration files: HDF5 in the layout of LIBERO's own, which are read as well.
+
+What `rsd collect` writes is one episode a file (written whole or not at all), with `data/demo_0` as in LIBERO's
+create_dataset.py (actions, states, robot_states, rewards, dones; obs/agentview_rgb, eye_in_hand_rgb, ee_pos, ee_ori,
+ee_states, gripper_states, joint_states; images turned by 180 degrees as robosuite renders them), and three additions:
+
+- `expert_actions`: what the expert would have done at each control step; `actions` is what was executed.
+- `frame_steps`: the control step that each row of `obs` precedes. With a frame at every step (`--every 1`) `obs` has as
+  many rows as `actions`, as in LIBERO's files; otherwise fewer.
+- attributes `suite`, `task` and `seed` of `data`.
+
+LIBERO's own files hold many episodes of people, and differ in what a row of `obs` means: it was read *after* the action
+of the same row (create_dataset.py appends the observations that `env.step` returned), so it precedes the next one. Rows
+whose action moves nothing are left out, as the published fine-tuning sets do: a policy that imitates pauses stops.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.errors import RSDError
+from rsd_policy.errors import RSDError, SimulationError
+from rsd_policy.observation import ACTION_DIM
+from sim_bridge.libero_assets import find_task, task_spec
 
-SUFFIX = ".npz"
+SUFFIX = ".hdf5"
+
+IMAGE_NAMES = ("agentview_rgb", "eye_in_hand_rgb")
+"""LIBERO's names of the cameras, in the order of `Demonstration.images`."""
+
+STILL = 1e-4
+"""Norm of an arm command below which it moves nothing, as in the published filtering of LIBERO's demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +47,7 @@ class Demonstration:
     Attributes:
         suite: LIBERO suite.
         task: index of the task in the suite.
-        seed: seed of the random placement.
+        seed: seed of the random placement; for LIBERO's own files the number of the episode.
         instruction: what the robot was told.
         images: uint8 [F, cameras, S, S, 3], upright RGB, agentview then wrist.
         frame_steps: int64 [F], control step at which each frame was seen (frame i precedes action frame_steps[i]).
@@ -44,35 +69,166 @@ class Demonstration:
     noisy: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class SimulatorTrace:
+    """What LIBERO's layout holds beyond what a policy reads.
+
+    Attributes:
+        problem: LIBERO's name of the problem class, e.g. "libero_tabletop_manipulation".
+        quaternions: float64 [F, 4], orientation of the hand at each frame, scalar last.
+        joints: float64 [F, 7], arm joints at each frame, rad.
+        states: float64 [N, 1 + nq + nv], MuJoCo's time, positions and velocities before each action.
+    """
+
+    problem: str
+    quaternions: NDArray[np.float64]
+    joints: NDArray[np.float64]
+    states: NDArray[np.float64]
+
+
 def demonstration_path(directory: Path, suite: str, task: int, seed: int) -> Path:
     """Where the episode of a seed is kept."""
     return directory / suite / f"task{task:02d}-seed{seed:08d}{SUFFIX}"
 
 
-def write_demonstration(directory: Path, demonstration: Demonstration) -> Path:
+def write_demonstration(directory: Path, demonstration: Demonstration, trace: SimulatorTrace) -> Path:
     """Write an episode; a reader sees all of it or nothing."""
-    d = demonstration
-    path = demonstration_path(directory, d.suite, d.task, d.seed)
+    path = demonstration_path(directory, demonstration.suite, demonstration.task, demonstration.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".partial{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.savez(file, **vars(d))
+    with h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        data.attrs.update(_attributes(demonstration, trace))
+        _write_episode(data.create_group("demo_0"), demonstration, trace)
     temporary.replace(path)
     return path
 
 
+def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
+    spec = task_spec(d.suite, d.task)
+    bddl = f"{d.suite}/{spec.bddl_file.name}"
+    problem = {"problem_name": trace.problem, "domain_name": "robosuite", "language_instruction": d.instruction}
+    size = d.images.shape[2]
+    arguments = {"camera_heights": size, "camera_widths": size, "control_freq": 20, "robots": ["Panda"]}
+    environment = {"type": 1, "env_name": trace.problem, "problem_name": trace.problem, "bddl_file": bddl}
+    return {
+        "env_name": trace.problem,
+        "problem_info": json.dumps(problem),
+        "macros_image_convention": "opengl",
+        "bddl_file_name": bddl,
+        "bddl_file_content": spec.bddl_file.read_text(encoding="utf-8"),
+        "env_args": json.dumps({**environment, "env_kwargs": arguments}),
+        "num_demos": 1,
+        "total": len(d.actions),
+        "suite": d.suite,
+        "task": d.task,
+        "seed": d.seed,
+    }
+
+
+def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace) -> None:
+    position, axis_angle, gripper = np.split(d.proprio, [3, 6], axis=1)
+    last = np.zeros(len(d.actions), dtype=np.uint8)
+    last[-1] = 1
+    group.attrs["num_samples"] = len(d.actions)
+    group.attrs["init_state"] = trace.states[0]
+    group["actions"], group["expert_actions"], group["frame_steps"] = d.executed, d.actions, d.frame_steps
+    group["states"], group["rewards"], group["dones"] = trace.states, last, last
+    group["robot_states"] = np.concatenate([gripper, position, trace.quaternions], axis=1)
+    observations = group.create_group("obs")
+    for index, name in enumerate(IMAGE_NAMES):
+        observations[name] = d.images[:, index, ::-1, ::-1]
+    observations["ee_pos"], observations["ee_ori"], observations["gripper_states"] = position, axis_angle, gripper
+    observations["ee_states"] = d.proprio[:, :6]
+    observations["joint_states"] = trace.joints
+
+
 def read_demonstrations(directory: Path) -> Iterator[Demonstration]:
-    """All episodes below a directory.
+    """All episodes of all HDF5 files below a directory, those of `rsd collect` and LIBERO's own.
 
     Raises:
         RSDError: a file is not a demonstration.
     """
     for path in sorted(directory.rglob(f"*{SUFFIX}")):
         try:
-            with np.load(path, allow_pickle=False) as file:
-                values = {key: file[key] for key in Demonstration.__dataclass_fields__}
-        except (OSError, ValueError, KeyError) as error:
+            with h5py.File(path, "r") as file:
+                yield from _read_file(file["data"])
+        except (OSError, ValueError, KeyError, SimulationError) as error:
             raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
-        for key, kind in (("suite", str), ("instruction", str), ("task", int), ("seed", int)):
-            values[key] = kind(values[key].item())
-        yield Demonstration(**values)
+
+
+def count_demonstrations(directory: Path) -> int:
+    """How many episodes `read_demonstrations` gives; 0 for a directory that is not there.
+
+    Raises:
+        RSDError: a file is not a demonstration.
+    """
+    count = 0
+    for path in sorted(directory.rglob(f"*{SUFFIX}")):
+        try:
+            with h5py.File(path, "r") as file:
+                count += len(file["data"])
+        except (OSError, KeyError) as error:
+            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
+    return count
+
+
+def _read_file(data: Any) -> Iterator[Demonstration]:
+    for name in sorted(data, key=lambda name: int(name.removeprefix("demo_"))):
+        if "expert_actions" in data[name]:
+            yield _read_own(data.attrs, data[name])
+        else:
+            yield _read_libero(data.attrs, data[name], int(name.removeprefix("demo_")))
+
+
+def _read_own(attributes: Any, group: Any) -> Demonstration:
+    actions, executed = group["expert_actions"][()], group["actions"][()]
+    suite, task = str(attributes["suite"]), int(attributes["task"])
+    return Demonstration(
+        suite=suite,
+        task=task,
+        seed=int(attributes["seed"]),
+        instruction=str(json.loads(attributes["problem_info"])["language_instruction"]),
+        images=_images(group["obs"]),
+        frame_steps=group["frame_steps"][()],
+        proprio=_proprio(group["obs"]),
+        actions=actions,
+        executed=executed,
+        noisy=np.any(actions != executed, axis=1),
+    )
+
+
+def _read_libero(attributes: Any, group: Any, number: int) -> Demonstration:
+    suite, task = find_task(Path(str(attributes["bddl_file_name"])))
+    commands = group["actions"][()].astype(np.float32)
+    if commands.ndim != 2 or commands.shape[1] != ACTION_DIM or len(group["obs/ee_pos"]) != len(commands):
+        raise ValueError(
+            f"actions {list(commands.shape)} and obs/ee_pos {list(group['obs/ee_pos'].shape)} do not belong together"
+        )
+    moves = np.linalg.norm(commands[1:, :-1], axis=1) > STILL
+    kept = np.flatnonzero(moves | (commands[1:, -1] != commands[:-1, -1]))
+    # row j of obs was read after action j
+    actions = np.clip(commands[kept + 1], -1.0, 1.0)
+    return Demonstration(
+        suite=suite,
+        task=task,
+        seed=number,
+        instruction=task_spec(suite, task).instruction,
+        images=_images(group["obs"])[kept],
+        frame_steps=np.arange(len(kept), dtype=np.int64),
+        proprio=_proprio(group["obs"])[kept],
+        actions=actions,
+        executed=actions,
+        noisy=np.zeros(len(kept), dtype=bool),
+    )
+
+
+def _images(observations: Any) -> NDArray[np.uint8]:
+    """uint8 [F, cameras, S, S, 3], upright."""
+    turned = np.stack([observations[name][()] for name in IMAGE_NAMES], axis=1)
+    return np.ascontiguousarray(turned[:, :, ::-1, ::-1])
+
+
+def _proprio(observations: Any) -> NDArray[np.float32]:
+    parts = [observations[name][()] for name in ("ee_pos", "ee_ori", "gripper_states")]
+    return np.concatenate(parts, axis=1).astype(np.float32)

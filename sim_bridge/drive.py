@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.backbones.mini import resize_frame
-from sim_bridge.demonstrations import Demonstration
+from sim_bridge.demonstrations import Demonstration, SimulatorTrace
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.libero_env import LiberoEnv
 
@@ -88,13 +88,14 @@ class Driven:
         success: the task's predicate was fulfilled.
         steps: control steps.
         phase: the expert's last phase.
-        demonstration: the recording, None without success.
+        demonstration, trace: the recording, None without success.
     """
 
     success: bool
     steps: int
     phase: str
     demonstration: Demonstration | None
+    trace: SimulatorTrace | None
 
 
 class _Recording:
@@ -107,6 +108,9 @@ class _Recording:
         self._frame_steps: list[int] = []
         self._actions: list[NDArray[np.float32]] = []
         self._executed: list[NDArray[np.float32]] = []
+        self._quaternions: list[NDArray[np.float64]] = []
+        self._joints: list[NDArray[np.float64]] = []
+        self._states: list[NDArray[np.float64]] = []
 
     def __len__(self) -> int:
         return len(self._actions)
@@ -116,8 +120,13 @@ class _Recording:
         self._images.append(np.stack([resize_frame(observation.images[name], self._image_size) for name in CAMERAS]))
         self._proprio.append(observation.proprio)
         self._frame_steps.append(len(self))
+        robot = env.robot_state()
+        self._quaternions.append(robot.eef_quaternion_xyzw)
+        self._joints.append(robot.joint_positions)
 
-    def step(self, label: NDArray[np.float32], command: NDArray[np.float32]) -> None:
+    def step(self, env: LiberoEnv, label: NDArray[np.float32], command: NDArray[np.float32]) -> None:
+        """Call it before the environment steps."""
+        self._states.append(env.sim.get_state().flatten())
         self._actions.append(label)
         self._executed.append(command)
 
@@ -134,6 +143,14 @@ class _Recording:
             actions=actions,
             executed=executed,
             noisy=np.any(actions != executed, axis=1),
+        )
+
+    def trace(self, env: LiberoEnv) -> SimulatorTrace:
+        return SimulatorTrace(
+            problem=type(env.raw).__name__.lower(),
+            quaternions=np.stack(self._quaternions),
+            joints=np.stack(self._joints),
+            states=np.stack(self._states),
         )
 
 
@@ -181,7 +198,8 @@ def drive(
             command, _ = bursts.apply(label, allowed=expert.phase != "release")
         following = step + 1
         due = following % every == 0 or (pilot is not None and following % pilot.chunk_steps == 0)
+        recording.step(env, label, command)
         success = env.step(command, render=due)
-        recording.step(label, command)
-    demonstration = recording.demonstration(env, seed) if success else None
-    return Driven(success, len(recording), expert.phase, demonstration)
+    if not success:
+        return Driven(False, len(recording), expert.phase, None, None)
+    return Driven(True, len(recording), expert.phase, recording.demonstration(env, seed), recording.trace(env))

@@ -164,6 +164,19 @@ def task_spec(suite: str, task: int) -> TaskSpec:
     )
 
 
+def find_task(bddl_file: Path) -> tuple[str, int]:
+    """Suite and index of a task definition, from its folder and name; the file need not exist on this machine.
+
+    Raises:
+        SimulationError: no suite has such a task.
+    """
+    suite = bddl_file.parent.name
+    names = _task_map()[suite] if suite in SUITES else []
+    if bddl_file.stem not in names:
+        raise SimulationError(f"task definition: expected SUITE/TASK.bddl of {', '.join(SUITES)}, got {bddl_file}")
+    return suite, names.index(bddl_file.stem)
+
+
 def num_tasks(suite: str) -> int:
     """Number of tasks in a suite (10, or 90 for libero_90)."""
     if suite not in SUITES:
