@@ -17,6 +17,7 @@ COMMANDS = {
     "collect": ("sim_bridge.collect", "record demonstrations of the scripted expert"),
     "fit-codec": ("rsd_policy.training.fit_codec", "fit the action codec to demonstrations"),
     "train": ("rsd_policy.training.cli", "train a policy on demonstrations"),
+    "train-heads": ("rsd_policy.training.heads_cli", "train RFSQ heads for a backbone, OpenVLA's included"),
     "calibrate": ("rsd_policy.training.calibrate", "choose the gate's threshold from the policy's own rollouts"),
     "bench": ("benchmarks.inference", "measure the latency of inference per mode"),
     "doctor": ("rsd_policy.doctor", "say what is installed, what works and what is missing"),
