@@ -11,8 +11,9 @@ q[l] * w[l, d] over any prefix of levels is the centre of the cell which that pr
 widths are constants of the model, never statistics of the sample: tokens alone decode exactly. (Finite scalar
 quantisation: Mentzer et al., 2023; the study behind bins and grid: docs/codec.md.)
 
-`fit` chooses s so that 0 and the limits +-m are centres of cells from L1 on: an axis at rest and one at full speed, a
-quarter of all translations, are then exact, and their finer digits are 0.
+A grid that ends at the limit (s = m) wastes nothing on values in between; one with s = m / (1 - bins^-2) makes the
+limits centres of cells from L1 on, so that an axis at full speed, as a quarter of all translations are, is exact and
+its finer digits are 0. `fit` takes for each degree of freedom the one that errs less on the data.
 
 The gripper is binary and has a treatment of its own: one bit per step, carried by L0 (lowest cell: open, highest:
 close); its other digits are always 0 and carry nothing.
@@ -88,7 +89,7 @@ class RFSQCodec:
 
         Returns:
             A codec whose limit per degree of freedom is 1.25 times the largest |action| (at least 0.02, at most 1, the
-            limit of the robot profile) and whose grid has that limit as the centre of the outermost used cell of L1.
+            limit of the robot profile), on whichever of the two grids has the smaller mean log RMS error over levels.
         """
         if actions.ndim < 2 or actions.shape[-1] != ACTION_DIM or actions.numel() == 0:
             raise ActionError(f"codec fit: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
@@ -98,7 +99,9 @@ class RFSQCodec:
         limit = (HEADROOM * largest).clamp(LEAST_LIMIT, 1.0)
         limit[GRIPPER] = 1.0
         # L1 has cells of width 2 s / bins^2; its outermost centre is s minus half of that.
-        return cls(limit / (1.0 - float(bins) ** -2), levels, bins, limit)
+        grids = [limit, limit / (1.0 - float(bins) ** -2)]
+        errors = torch.stack([cls(grid, levels, bins, limit)._log_error(actions) for grid in grids])
+        return cls(torch.where(errors[0] <= errors[1], grids[0], grids[1]), levels, bins, limit)
 
     def encode(self, actions: Tensor) -> Tensor:
         """Tokens of actions.
@@ -160,6 +163,16 @@ class RFSQCodec:
         """Bits of a chunk at a fixed rate, for each prefix of levels: log2(bins) a digit, one a gripper command."""
         per_level = (ACTION_DIM - 1) * math.log2(self.bins)
         return [horizon * (1.0 + per_level * used) for used in range(1, self.levels + 1)]
+
+    def _log_error(self, actions: Tensor) -> Tensor:
+        """[7], mean over prefixes of levels of the log of the RMS error."""
+        flat = actions.detach().cpu().to(torch.float64).reshape(-1, ACTION_DIM)
+        tokens = self.encode(flat)
+        logs = []
+        for used in range(1, self.levels + 1):
+            squared = (self.decode(tokens[:used]) - flat).square().mean(dim=0)
+            logs.append(torch.log(squared + torch.finfo(torch.float32).tiny) / 2)
+        return torch.stack(logs).mean(dim=0)
 
     def to_manifest(self) -> dict[str, Any]:
         """Constants as JSON-serialisable values; `from_manifest` rebuilds an identical codec."""

@@ -62,11 +62,16 @@ def test_actions_beyond_the_range_saturate_at_the_outermost_cell() -> None:
     assert bool((beyond[..., :GRIPPER] <= SCALE[:GRIPPER]).all())
 
 
-def test_saturation_decodes_to_the_limit_of_the_fit() -> None:
+def test_saturation_decodes_to_the_outermost_cell_of_the_fit() -> None:
     codec = RFSQCodec.fit(random_actions(50, 8))
-    beyond = codec.decode(codec.encode(torch.full((8, 7), 5.0)))
-    assert torch.equal(beyond[0, :GRIPPER], codec.limit.float()[:GRIPPER])
-    assert torch.equal(codec.decode(codec.encode(torch.full((8, 7), -5.0)))[:, :GRIPPER], -beyond[:, :GRIPPER])
+    for used in range(1, codec.levels + 1):
+        beyond = codec.decode(codec.encode(torch.full((8, 7), 5.0))[:used])
+        at_limit = codec.decode(codec.encode(codec.limit.float().expand(8, 7).clone())[:used])
+        assert torch.equal(beyond, at_limit)
+        off = (codec.limit.float() - beyond)[:, :GRIPPER]
+        assert bool((off >= 0).all() and (off <= codec.widths[used - 1, :GRIPPER] / 2 + 1e-6).all())
+    other_end = codec.decode(codec.encode(torch.full((8, 7), -5.0)))
+    assert torch.equal(other_end[:, :GRIPPER], -beyond[:, :GRIPPER])
 
 
 def test_no_tokens_decode_beyond_the_limit() -> None:
@@ -77,13 +82,21 @@ def test_no_tokens_decode_beyond_the_limit() -> None:
 
 
 def test_rest_and_full_speed_are_exact_from_the_second_level_on() -> None:
-    codec = RFSQCodec.fit(random_actions(50, 8))
+    codec = RFSQCodec.fit((3 * random_actions(50, 8) / SCALE).clamp(-1, 1))
     for extreme in (torch.zeros(7, dtype=torch.float64), codec.limit, -codec.limit):
         actions = extreme.float().expand(8, 7).clone()
         tokens = codec.encode(actions)
         for used in range(2, codec.levels + 1):
             assert torch.equal(codec.decode(tokens[:used])[:, :GRIPPER], actions[:, :GRIPPER])
         assert bool((tokens[2:] == codec.half).all()), "finer digits carry nothing"
+
+
+def test_the_grid_ends_at_the_limit_where_nothing_saturates() -> None:
+    actions = random_actions(500, 8) / SCALE
+    actions[..., 0] = (3 * actions[..., 0]).clamp(-1, 1)
+    codec = RFSQCodec.fit(actions)
+    assert codec.scale[0] == pytest.approx(9 / 8)
+    assert torch.equal(codec.scale[1:GRIPPER], codec.limit[1:GRIPPER])
 
 
 def test_gripper_takes_one_bit_a_step() -> None:
