@@ -225,8 +225,11 @@ def _read_libero(attributes: Any, group: Any, number: int) -> Demonstration:
 
 def _images(observations: Any) -> NDArray[np.uint8]:
     """uint8 [F, cameras, S, S, 3], upright."""
-    turned = np.stack([observations[name][()] for name in IMAGE_NAMES], axis=1)
-    return np.ascontiguousarray(turned[:, :, ::-1, ::-1])
+    shape = observations[IMAGE_NAMES[0]].shape
+    images = np.empty((shape[0], len(IMAGE_NAMES), *shape[1:]), dtype=np.uint8)
+    for index, name in enumerate(IMAGE_NAMES):
+        images[:, index] = observations[name][()][:, ::-1, ::-1]
+    return images
 
 
 def _proprio(observations: Any) -> NDArray[np.float32]:

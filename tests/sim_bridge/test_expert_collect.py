@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from sim_bridge.collect import main
 from sim_bridge.demonstrations import read_demonstrations
 from sim_bridge.drive import BURST_STEPS, NoiseBursts
+from sim_bridge.libero_assets import load_init_states, task_spec
+from sim_bridge.libero_env import LiberoEnv
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,36 @@ def test_demonstration_is_complete_and_its_labels_are_clean(collected: tuple[lis
     assert np.array_equal(differs, d.noisy)
     assert differs.any(), "the noise asked for was never applied"
     assert set(np.unique(d.actions[:, 6])) <= {-1.0, 1.0}
+
+
+def largest_offset(qpos: np.ndarray, canonical: np.ndarray, env: LiberoEnv) -> float:
+    """How far (m) the worst placed object is from its place in the most similar canonical state."""
+    columns = []
+    for thing in env.raw.objects_dict.values():
+        start = env.sim.model.get_joint_qpos_addr(thing.joints[0])[0]
+        columns += [start, start + 1]
+    return float(np.abs(canonical[:, 1:][:, columns] - qpos[columns]).max(axis=1).min())
+
+
+@pytest.mark.parametrize(("suite", "task"), [("libero_spatial", 2), ("libero_object", 0), ("libero_goal", 1)])
+def test_training_placements_are_none_of_the_canonical_ones(suite: str, task: int) -> None:
+    """2 mm in the worst placed object: the canonical states were drawn from the same distribution."""
+    canonical = load_init_states(task_spec(suite, task))
+    with LiberoEnv(suite, task, render=False) as env:
+        env.reset(0)
+        assert largest_offset(env.sim.data.qpos, canonical, env) < 1e-3, "the measure does not find a canonical state"
+        for seed in [*range(1000, 1015), *range(200000, 200005)]:
+            env.reset(None, seed=seed)
+            assert largest_offset(env.sim.data.qpos, canonical, env) > 2e-3, f"seed {seed}"
+
+
+def test_a_recorded_episode_starts_at_the_placement_of_its_seed(collected: tuple[list[str], Path]) -> None:
+    (path,) = collected[1].rglob("*.hdf5")
+    with h5py.File(path) as file:
+        recorded = file["data/demo_0/states"][0]
+    with LiberoEnv("libero_spatial", 2, render=False) as env:
+        env.reset(None, seed=1000)
+        assert np.array_equal(env.sim.get_state().flatten(), recorded)
 
 
 def test_finished_seeds_are_not_redone(collected: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
