@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("rsd_policy.training.cli", "train a policy on demonstrations"),
     "train-heads": ("rsd_policy.training.heads_cli", "train RFSQ heads for a backbone, OpenVLA's included"),
     "calibrate": ("rsd_policy.training.calibrate", "choose the gate's threshold from the policy's own rollouts"),
+    "export": ("rsd_policy.checkpoints.export", "copy a checkpoint, verified, with a model card"),
     "bench": ("benchmarks.inference", "measure the latency of inference per mode"),
     "doctor": ("rsd_policy.doctor", "say what is installed, what works and what is missing"),
     "test": ("rsd_policy.selftest", "ruff, mypy and all tests; further arguments go to pytest"),
