@@ -111,16 +111,16 @@ class RSDInferenceEngine:
         self.policy = policy.to(self.device)
         self.mode = mode
         self.execute_steps = steps
+        # A policy without heads of ours answers with the output head that it came with.
+        self._reference = policy.reference if policy.heads is None else None
+        if self._reference is None or mode != "baseline":
+            self._stages = Stages.of(policy.backbone, policy.rsd, graphed=cuda_graphs and self.device.type == "cuda")
         rule = policy.manifest["acceptance"]
         self.acceptance = Acceptance(float(rule["threshold"]), np.asarray(rule["tolerance"], dtype=np.float32))
         self.gate = self._gate(gate, alpha) if mode == "gated" else None
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
         self._last_action: NDArray[np.float32] | None = None
-        # A policy without heads of ours answers with the output head that it came with.
-        self._reference = policy.reference if policy.heads is None else None
-        if self._reference is None or mode != "baseline":
-            self._stages = Stages.of(policy.backbone, policy.rsd, graphed=cuda_graphs and self.device.type == "cuda")
 
     def _gate(self, given: Gate | None, alpha: float | None) -> Gate:
         gate = given or Gate.from_manifest(self.policy.manifest["gate"], alpha)
