@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rsd_policy.checkpoints.manifest import MANIFEST, read_manifest, resolve_checkpoint, sha256, verify_files
@@ -191,6 +192,27 @@ class EvalConfig:
         if self.device not in (None, "cpu"):
             parts.append(str(self.device).replace(":", ""))
         return "-".join(parts)
+
+    def command(self, workers: int = 1) -> str:
+        """The `./rsd eval` call of this config, options at their defaults left out.
+
+        Of a checkpoint's absolute path only the last part is named: the rest is of one machine.
+        """
+        policy = Path(self.policy).name if Path(self.policy).is_absolute() else self.policy
+        parts = ["./rsd eval --task-suite", self.suite, "--tasks", format_indices(self.tasks)]
+        parts += ["--num-trials", str(self.num_trials), "--policy", policy]
+        if self.mode:
+            parts += ["--mode", self.mode]
+        if not self.ros:
+            parts.append("--no-ros")
+        if workers > 1:
+            parts += ["--workers", str(workers)]
+        for option, value, default in (("clock", self.clock, CLOCKS[0]), ("seed", self.seed, 0)):
+            if value != default:
+                parts += [f"--{option}", str(value)]
+        if self.device not in (None, "cpu"):
+            parts += ["--device", str(self.device)]
+        return " ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"tasks": list(self.tasks)}

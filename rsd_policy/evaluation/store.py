@@ -179,6 +179,12 @@ class ResultStore:
         )
         return json.loads(row[0]), json.loads(row[1])
 
+    def period(self) -> tuple[str, str | None]:
+        """When the first call began and the last episode ended (ISO 8601, UTC); None before any episode."""
+        started: str = self._one("SELECT started FROM run ORDER BY id LIMIT 1")[0]
+        finished: str | None = self._one("SELECT max(finished) FROM episodes")[0]
+        return started, finished
+
     def episodes(self) -> list[EpisodeResult]:
         """All recorded episodes (errors included) in the order of the protocol, with their chunks."""
         chunks: dict[int, list[ChunkRecord]] = {}

@@ -1,0 +1,95 @@
+"""Result directories read for tables of several runs: the model card's and docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rsd_policy.evaluation.comparison import compare
+from rsd_policy.evaluation.protocol import MODES, EvalConfig
+from rsd_policy.evaluation.results import ERROR, EpisodeResult
+from rsd_policy.evaluation.store import ResultStore
+from rsd_policy.evaluation.summary import summarise
+
+BASELINE = "baseline"
+
+MODE_ORDER = (BASELINE, *(mode for mode in MODES if mode != BASELINE), None)
+"""How runs of one setting are listed: the reference first, the expert (which has no mode) last."""
+
+Setting = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result directory.
+
+    Attributes:
+        summary: as in summary.json, computed from the stored episodes.
+        episodes: finished ones only.
+        started, finished: ISO 8601 UTC; of the first call and of the last recorded episode (None without any).
+        comparison: paired comparison with the baseline run of the same setting; None when there is none.
+    """
+
+    directory: Path
+    config: EvalConfig
+    summary: dict[str, Any]
+    episodes: Sequence[EpisodeResult]
+    started: str
+    finished: str | None
+    comparison: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables call it: the mode, or the policy where there is none."""
+        return self.config.mode or self.config.policy
+
+    @property
+    def command(self) -> str:
+        """The command that makes such a run."""
+        return self.config.command(self.summary["hardware"]["workers"])
+
+    def setting(self) -> Setting:
+        """What has to agree for runs to stand in one table: all but the mode and the checkpoint's calibration."""
+        config, hardware = self.config, self.summary["hardware"]
+        machine = tuple(hardware[key] for key in ("cpu", "cores", "device", "gpu", "workers"))
+        return (config.suite, Path(config.policy).name, config.clock, config.ros, config.seed, *machine)
+
+
+def load_runs(directories: Iterable[Path]) -> list[list[Run]]:
+    """Read result directories, group them by setting, and compare each run with the baseline of its group.
+
+    Raises:
+        StoreError: one holds no results.
+        ArgumentError: a run has no finished episode in common with its baseline.
+    """
+    groups: dict[Setting, list[Run]] = {}
+    for directory in directories:
+        run = _load(directory)
+        groups.setdefault(run.setting(), []).append(run)
+    ordered = [sorted(group, key=lambda run: MODE_ORDER.index(run.config.mode)) for group in groups.values()]
+    return [_compared(group) for group in sorted(ordered, key=lambda group: group[0].config.suite)]
+
+
+def _load(directory: Path) -> Run:
+    with ResultStore.open_results(directory) as store:
+        episodes = store.episodes()
+        summary = summarise(store.config, episodes, *store.provenance())
+        started, finished = store.period()
+        kept = [episode for episode in episodes if episode.outcome != ERROR]
+        return Run(directory, store.config, summary, kept, started, finished)
+
+
+def _compared(group: list[Run]) -> list[Run]:
+    reference = group[0]
+    if reference.config.mode != BASELINE:
+        return group
+    runs = [reference]
+    for run in group[1:]:
+        if run.config.mode == BASELINE or not run.config.mode:
+            runs.append(run)
+            continue
+        with ResultStore.open_results(reference.directory) as a, ResultStore.open_results(run.directory) as b:
+            runs.append(replace(run, comparison=compare(a, b)))
+    return runs
