@@ -66,7 +66,7 @@ def measure(policy_name: str, device: str, threads: int, chunks: int) -> dict[st
     import torch
 
     torch.set_num_threads(threads)
-    policy = load_policy(policy_name)
+    policy = load_policy(policy_name, device)
     engines: dict[str, RSDInferenceEngine] = {}
     not_measured: dict[str, str] = {}
     for mode in MODES:

@@ -47,4 +47,4 @@ class PolicyPilot:
 
 def load_engine(checkpoint: str, device: str) -> RSDInferenceEngine:
     """The engine of a checkpoint (name or directory, see `load_policy`) on a torch device, as evaluation runs it."""
-    return RSDInferenceEngine(load_policy(checkpoint), mode="baseline", device=device)
+    return RSDInferenceEngine(load_policy(checkpoint, device), mode="baseline", device=device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,13 @@ from typing import Any
 import torch
 
 from rsd_policy.backbones.base import Backbone
-from rsd_policy.backbones.openvla.config import CONFIG
 from rsd_policy.backbones.openvla.files import find_files
-from rsd_policy.backbones.openvla.lora import ADAPTER
-from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, MANIFEST, SHIPPED, sha256
+from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, sha256
 from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.errors import CheckpointError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
 _WHOLE_BYTES = 2**24
 """Files up to this size are digested whole."""
-
-
-def external_source(name_or_path: str | Path) -> str | None:
-    """Path or hub id when the name is one of an OpenVLA checkpoint; None when it is one of ours, or nothing known.
-
-    A path that exists is never taken for a hub id.
-    """
-    path = Path(name_or_path).expanduser()
-    if (SHIPPED / str(name_or_path) / MANIFEST).is_file() or (path / MANIFEST).is_file():
-        return None
-    if path.exists():
-        return str(path) if (path / CONFIG).is_file() or (path / ADAPTER).is_dir() else None
-    return str(name_or_path) if _HUB_ID.fullmatch(str(name_or_path)) else None
 
 
 def load_external(
@@ -45,7 +27,7 @@ def load_external(
 
     loaded = load_openvla(source, norm_key=norm_key, device=device, cameras=cameras)
     entry = {
-        "source": source,
+        "source": str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source,
         "identity": identity(source),
         "norm_key": loaded.norm_key,
         "cameras": list(loaded.backbone.images.cameras),

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from rsd_policy.backbones.base import Backbone
 from rsd_policy.backbones.mini import MiniBackbone, MiniConfig
-from rsd_policy.checkpoints.external import external_source, load_external, recorded_backbone
+from rsd_policy.checkpoints.external import load_external, recorded_backbone
 from rsd_policy.checkpoints.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    external_source,
     manifest_digest,
     read_manifest,
     resolve_checkpoint,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ DEFAULT_ACCEPTANCE = {"threshold": 0.7, "tolerance": [0.1] * 6}
 """Least fraction of equal draft tokens (0.7 in the original project), and 5 mm and 0.05 rad per step in units of
 robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
 
+EXTERNAL_CONFIG, EXTERNAL_ADAPTER = "config.json", "lora_adapter"
+"""What a directory of OpenVLA's layout holds, the one or the other."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
 SHIPPED = Path(__file__).parent
 """Directory of the checkpoints that come with the package; each is a subdirectory named after the policy."""
 
@@ -52,6 +58,19 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
             f"or a directory holding {MANIFEST}"
         )
     return path
+
+
+def external_source(name_or_path: str | Path) -> str | None:
+    """Path or hub id when the name is one of an OpenVLA checkpoint; None when it is one of ours, or nothing known.
+
+    A path that exists is never taken for a hub id.
+    """
+    path = Path(name_or_path).expanduser()
+    if (SHIPPED / str(name_or_path) / MANIFEST).is_file() or (path / MANIFEST).is_file():
+        return None
+    if path.exists():
+        return str(path) if (path / EXTERNAL_CONFIG).is_file() or (path / EXTERNAL_ADAPTER).is_dir() else None
+    return str(name_or_path) if _HUB_ID.fullmatch(str(name_or_path)) else None
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

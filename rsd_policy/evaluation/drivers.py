@@ -35,7 +35,7 @@ class EngineDriver:
     def __init__(self, policy: str, mode: str, device: str) -> None:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch: only in the process that infers
 
-        self._engine = RSDInferenceEngine(load_policy(policy), mode=cast("Mode", mode), device=device)
+        self._engine = RSDInferenceEngine(load_policy(policy, device), mode=cast("Mode", mode), device=device)
 
     def reset(self, env: LiberoEnv) -> None:
         self._engine.reset()

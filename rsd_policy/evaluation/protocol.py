@@ -12,8 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.checkpoints.manifest import MANIFEST, read_manifest, resolve_checkpoint, sha256, verify_files
-from rsd_policy.errors import RSDError
+from rsd_policy.checkpoints.manifest import (
+    MANIFEST,
+    external_source,
+    read_manifest,
+    resolve_checkpoint,
+    sha256,
+    verify_files,
+)
+from rsd_policy.errors import CheckpointError, RSDError
 from sim_bridge.libero_env import MAX_STEPS, SUITES
 
 MODES = ("speculative", "gated", "baseline")
@@ -149,11 +156,29 @@ class EvalConfig:
         Also makes sure that the device is there.
 
         Raises:
-            CheckpointError: the checkpoint is missing, incomplete, altered, or not calibrated for mode 'gated'.
+            CheckpointError: the checkpoint is missing, incomplete, altered, not calibrated for mode 'gated', or one of
+                another project, which has mode 'baseline' only.
             SetupError: there is no such GPU.
         """
         if self.policy == EXPERT:
             return self
+        if self.device is not None and self.device.startswith("cuda"):
+            from rsd_policy.engine.inference import parse_device  # imports torch
+
+            parse_device(self.device)
+        return replace(self, policy_sha256=self._verified_digest())
+
+    def _verified_digest(self) -> str:
+        source = external_source(self.policy)
+        if source is not None:
+            from rsd_policy.checkpoints.external import identity  # imports torch
+
+            if self.mode != "baseline":
+                raise CheckpointError(
+                    f"policy '{self.policy}' has no RFSQ heads: use --mode baseline, got '{self.mode}'; or train heads "
+                    f"for it with `./rsd train-heads --policy {self.policy}`"
+                )
+            return identity(source)
         directory = resolve_checkpoint(self.policy)
         manifest = read_manifest(directory)
         verify_files(directory, manifest)
@@ -161,11 +186,7 @@ class EvalConfig:
             from rsd_policy.engine.gate import Gate  # imports torch
 
             Gate.from_manifest(manifest["gate"])
-        if self.device is not None and self.device.startswith("cuda"):
-            from rsd_policy.engine.inference import parse_device  # imports torch
-
-            parse_device(self.device)
-        return replace(self, policy_sha256=sha256(directory / MANIFEST))
+        return sha256(directory / MANIFEST)
 
     @property
     def max_steps(self) -> int:

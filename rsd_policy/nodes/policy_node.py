@@ -131,7 +131,7 @@ class PolicyNode(LifecycleNode):
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
         engine: Engine = RSDInferenceEngine(
-            load_policy(self._policy),
+            load_policy(self._policy, self._device),
             mode=cast("Any", self._mode),
             device=self._device,
             execute_steps=self._execute_steps,
