@@ -1,4 +1,4 @@
-"""`rsd compare A B`: paired statistics of two results."""
+"""`rsd compare A B...`: paired statistics of results against a reference."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rsd_policy.errors import RSDError
 
@@ -14,43 +15,54 @@ def main(argv: list[str]) -> int:
     """Run `rsd compare` with these arguments. Returns 0, or 2 when the results cannot be compared."""
     parser = argparse.ArgumentParser(
         prog="rsd compare",
-        description="Compare run B with the reference A over the episodes both have finished. Writes comparison.json "
-        "and comparison.html into B; when A is a baseline run, B's summary and report get their speed-up.",
+        description="Compare runs B with the reference A over the episodes that both have finished. Writes "
+        "comparison.json and comparison.html into each B; when A is a baseline run, B's summary and report get their "
+        "speed-up.",
     )
     parser.add_argument("a", type=Path, metavar="A", help="result directory of the reference, e.g. mode baseline")
-    parser.add_argument("b", type=Path, metavar="B", help="result directory of the run that is compared")
-    parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
+    parser.add_argument("b", type=Path, nargs="+", metavar="B", help="result directories that are compared with it")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables, one object per line and B")
     arguments = parser.parse_args(argv)
+    try:
+        for directory in arguments.b:
+            _compare(arguments.a, directory, as_json=arguments.json)
+    except RSDError as error:
+        print(f"rsd compare: {error}", file=sys.stderr)
+        return 2
+    return 0
 
-    from rich.console import Console
-    from rich.table import Table
 
+def _compare(reference: Path, directory: Path, *, as_json: bool) -> None:
     from rsd_policy.evaluation import comparison
     from rsd_policy.evaluation.report import write_outputs
     from rsd_policy.evaluation.store import ResultStore
     from rsd_policy.evaluation.summary import COMPARISON, write_atomically
 
-    try:
-        with ResultStore.open_results(arguments.a) as a, ResultStore.open_results(arguments.b) as b:
-            result = comparison.compare(a, b)
-            text = json.dumps(result, indent=2)
-            write_atomically(b.directory / COMPARISON, text + "\n")
-            write_atomically((b.directory / COMPARISON).with_suffix(".html"), comparison.render(result))
-            write_outputs(b)
-    except RSDError as error:
-        print(f"rsd compare: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        print(text)
-        return 0
-    table = Table("", *comparison.COLUMNS)
+    with ResultStore.open_results(reference) as a, ResultStore.open_results(directory) as b:
+        result = comparison.compare(a, b)
+        write_atomically(directory / COMPARISON, json.dumps(result, indent=2) + "\n")
+        write_atomically((directory / COMPARISON).with_suffix(".html"), comparison.render(result))
+        write_outputs(b)
+    if as_json:
+        print(json.dumps(result))
+        return
+    _print(result)
+    print(f"written to {directory / COMPARISON} and .html\n")
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rsd_policy.evaluation import comparison
+
+    title = "A: {a[policy]} {a[mode]}, B: {b[policy]} {b[mode]}, {suite}".format(**result)
+    table = Table("", *comparison.COLUMNS, title=title)
     for task, row in result["per_task"].items():
         table.add_row(f"task {task}", *comparison.cells(row))
     table.add_section()
     table.add_row("all", *comparison.cells(result))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     console.print(table)
     for line in comparison.findings(result):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"written to {arguments.b / COMPARISON} and .html", markup=False, soft_wrap=True)
-    return 0

@@ -1,4 +1,4 @@
-"""`rsd report DIR`: rebuild summary.json and report.html from the stored episodes."""
+"""`rsd report DIR...`: rebuild summary.json and report.html from the stored episodes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ def main(argv: list[str]) -> int:
     """Run `rsd report` with these arguments. Returns 0, or 2 when there are no results."""
     parser = argparse.ArgumentParser(
         prog="rsd report",
-        description="Rebuild summary.json and report.html of a result directory; also while the run is going on.",
+        description="Rebuild summary.json and report.html of result directories; also while a run is going on.",
     )
-    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="(the newest below out/)")
+    parser.add_argument("directories", type=Path, nargs="*", metavar="DIR", help="(the newest below out/)")
     arguments = parser.parse_args(argv)
 
     from rsd_policy.evaluation.report import REPORT, write_outputs
     from rsd_policy.evaluation.store import DATABASE, ResultStore
     from rsd_policy.evaluation.tables import print_summary
 
-    directory = arguments.directory
-    if directory is None:
+    directories = arguments.directories
+    if not directories:
         found = sorted(Path("out").glob(f"*/{DATABASE}"), key=lambda path: path.stat().st_mtime)
         if not found:
             print("rsd report: no results below out/; run `rsd eval` or name a result directory", file=sys.stderr)
             return 2
-        directory = found[-1].parent
+        directories = [found[-1].parent]
     try:
-        with ResultStore.open_results(directory) as store:
-            summary = write_outputs(store)
+        for directory in directories:
+            with ResultStore.open_results(directory) as store:
+                summary = write_outputs(store)
+            print_summary(summary, directory)
+            print(f"{'report':>22}  {directory / REPORT}")
     except RSDError as error:
         print(f"rsd report: {error}", file=sys.stderr)
         return 2
-    print_summary(summary, directory)
-    print(f"{'report':>22}  {directory / REPORT}")
     return 0

@@ -106,20 +106,20 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def findings(result: dict[str, Any]) -> list[str]:
-    """What the comparison says, in sentences."""
+def findings(result: dict[str, Any], a: str = "A", b: str = "B") -> list[str]:
+    """What the comparison says, in sentences, with names for the runs."""
     lines = [f"{result['common']} common episodes; {result['identical_actions']} of them with identical actions"]
     low, high = result["difference_ci95"]
     verdict = "no difference shown" if low <= 0 <= high else "different"
     lines.append(
-        f"success of B minus A: {100 * result['difference']:+.1f} points "
+        f"success of {b} minus {a}: {100 * result['difference']:+.1f} points "
         f"({100 * low:+.1f} .. {100 * high:+.1f}), McNemar p = {result['mcnemar_p']:.3f}: {verdict}"
     )
     for key, name in (("inference_speedup", "inference"), ("first_action_speedup", "first action")):
         ratio = result[key]
         if ratio:
             interval = f" ({ratio['low']:.2f} .. {ratio['high']:.2f})" if ratio["low"] is not None else ""
-            lines.append(f"{name}: B is {ratio['value']:.2f} x as fast{interval}")
+            lines.append(f"{name}: {b} is {ratio['value']:.2f} x as fast{interval}")
     if result["hardware_differs_in"]:
         lines.append(f"latencies are not compared: the runs differ in {', '.join(result['hardware_differs_in'])}")
     return lines

@@ -1,0 +1,104 @@
+"""docs/results.md: what the databases hold, each setting for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from rsd_policy.evaluation import cli_compare, cli_report
+from rsd_policy.evaluation.protocol import EvalConfig
+from rsd_policy.evaluation.results import EpisodeResult
+from rsd_policy.evaluation.store import ResultStore
+
+Make = Callable[..., EpisodeResult]
+Open = Callable[..., ResultStore]
+
+
+@pytest.fixture
+def runs(make_result: Make, open_run: Open) -> list[Path]:
+    """Gated (5 of 8, twice as fast, half skipped), baseline (6 of 8) of one suite, the expert on another."""
+    base = {"tasks": (0, 1), "num_trials": 4, "ros": False}
+    directories = []
+    for name, mode, failing, ms in (("fast", "gated", (0, 1), 40), ("slow", "baseline", (3,), 80)):
+        config = EvalConfig(suite="libero_object", mode=mode, **base)
+        with open_run(config, name) as store:
+            for spec in config.episodes():
+                success = spec.trial not in failing or (mode == "gated" and spec.task == 0 and spec.trial == 0)
+                result = make_result(spec, success=success, ms=ms)
+                first, second = result.chunks
+                if mode == "gated":
+                    second = replace(second, accepted=None, skipped=True, audited=spec.trial == 0)
+                    second = replace(second, audit_deviated=spec.task == 1 if second.audited else None)
+                store.record(replace(result, chunks=(first, second)))
+            directories.append(store.directory)
+    config = EvalConfig(suite="libero_goal", policy="expert", **base)
+    with open_run(config, "expert") as store:
+        for spec in config.episodes():
+            store.record(replace(make_result(spec), chunks=()))
+        directories.append(store.directory)
+    return directories
+
+
+def test_the_page_holds_every_figure(runs: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results.md"
+    assert results.main([*map(str, runs), "--out", str(page)]) == 0
+    text = page.read_text()
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## Overview",
+        "## libero_goal, policy expert",
+        "## libero_object, policy mini",
+    ]
+    gated = next(line for line in lines if line.startswith("| gated"))
+    for figure in ("5 / 8", "62.5 %", "-12.5 (", "80.0 | 80.0 | 120.0", "20.0 | 20.0", "100.0 %", "50.0 %", "2: 1"):
+        assert figure in gated, figure
+    assert gated.endswith("| 2.00 x (2.00 .. 2.00) |")
+    baseline = next(line for line in lines if line.startswith("| baseline"))
+    assert "6 / 8" in baseline and "160.0 | 160.0 | 240.0" in baseline
+    assert "| 0: do task 0 | 3 / 4 (30.1 - 95.4) | 3 / 4 (30.1 - 95.4) |" in lines
+    assert "| 1: do task 1 | 3 / 4 (30.1 - 95.4) | 2 / 4 (15.0 - 85.0) |" in lines
+    assert "- success of gated minus baseline: -12.5 points" in text
+    assert (
+        "./rsd eval --task-suite libero_object --tasks 0-1 --num-trials 4 --policy mini --mode gated --no-ros" in lines
+    )
+    assert "test, 2 cores; policy on cpu; in process, lockstep" in text
+    linked = [line.split("(")[1].rstrip(")") for line in lines if line.startswith("![")]
+    assert linked == [
+        "results/libero_goal-expert-cpu-success.png",
+        "results/libero_object-mini-cpu-success.png",
+        "results/libero_object-mini-cpu-latency.png",
+    ]
+    for link in linked:
+        assert (page.parent / link).read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_other_settings_are_not_compared(
+    runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
+) -> None:
+    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=1, mode="speculative", clock="realtime")
+    with open_run(config, "live") as store:
+        store.record(make_result(config.episodes()[0]))
+    page = tmp_path / "results.md"
+    assert results.main([str(runs[1]), str(store.directory), "--out", str(page)]) == 0
+    assert page.read_text().count("## libero_object, policy mini") == 2
+    assert next(line for line in page.read_text().splitlines() if line.startswith("| speculative")).endswith("| - |")
+
+
+def test_a_directory_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main([str(tmp_path), "--out", str(tmp_path / "results.md")]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_compare_and_report_take_several_runs(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    gated, baseline, _ = runs
+    assert cli_compare.main([str(baseline), str(gated), str(baseline)]) == 0
+    assert (gated / "comparison.json").exists() and (baseline / "comparison.json").exists()
+    assert "A: mini baseline, B: mini gated, libero_object" in capsys.readouterr().out
+    assert cli_report.main([str(gated), str(baseline)]) == 0
+    output = capsys.readouterr().out
+    assert "mode gated" in output and "mode baseline" in output and "speed-up to baseline  2.00 x" in output
