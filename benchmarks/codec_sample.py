@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsd_policy.codec.data import ActionEpisode, read_actions
+from rsd_policy.training.fit_codec_data import ActionEpisode, read_actions
 
 SAMPLE = Path(__file__).parent / "data" / "libero_actions.npz"
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.codec.data import read_actions, valid_chunks
 from rsd_policy.codec.measure import ChunkError, chunk_error, errors_per_level
+from rsd_policy.training.fit_codec_data import read_actions, valid_chunks
 
 HORIZON = 8
 """T, steps of a chunk."""

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.codec_sample import load_sample
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.codec.data import valid_chunks
 from rsd_policy.codec.measure import chunk_error, errors_per_level
 from rsd_policy.codec.rfsq import FINEST, GRIPPER
+from rsd_policy.training.fit_codec_data import valid_chunks
 
 SHAPES = [(levels, bins) for bins in (3, 5, 7, 9) for levels in (1, 2, 3, 4, 8) if bins**levels <= FINEST]
 

@@ -1,17 +1,18 @@
-"""Actions are read from both kinds of demonstrations; chunks hold only steps that answer to one state."""
+"""`rsd fit-codec`: actions of both kinds of demonstrations are read; a chunk holds only steps that answer to one state."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.codec.data import ActionEpisode, read_actions, valid_chunks
 from rsd_policy.errors import ActionError, RSDError
 from rsd_policy.training.fit_codec import main
+from rsd_policy.training.fit_codec_data import ActionEpisode, read_actions, valid_chunks
 
 
 def actions(steps: int, seed: int = 0) -> np.ndarray:
@@ -20,31 +21,43 @@ def actions(steps: int, seed: int = 0) -> np.ndarray:
     return drawn
 
 
-def official(path: Path, lengths: list[int]) -> None:
+def write(path: Path, lengths: list[int]) -> None:
     """A file with the layout of LIBERO's demonstrations."""
-    h5py = pytest.importorskip("h5py")
+    path.parent.mkdir(exist_ok=True)
     with h5py.File(path, "w") as file:
         for index, steps in enumerate(lengths):
             file.create_dataset(f"data/demo_{index}/actions", data=actions(steps, index).astype(np.float64))
 
 
-def test_official_demonstrations_are_read_in_their_order(tmp_path: Path) -> None:
-    official(tmp_path / "task_demo.hdf5", list(range(10, 22)))
+def test_liberos_demonstrations_are_read_in_their_order(tmp_path: Path) -> None:
+    write(tmp_path / "suite" / "task_demo.hdf5", list(range(10, 22)))
     episodes = read_actions(tmp_path)
     assert [len(e.actions) for e in episodes] == list(range(10, 22))
-    assert episodes[10].name == "task_demo/demo_10"
+    assert episodes[10].name == "suite/task_demo/10"
     np.testing.assert_array_equal(episodes[3].actions, actions(13, 3))
     assert not episodes[0].noisy.any()
 
 
-def test_collected_demonstrations_are_read_without_their_images(tmp_path: Path) -> None:
-    path = tmp_path / "libero_spatial" / "task00-seed00000001.npz"
-    path.parent.mkdir()
-    noisy = np.zeros(12, dtype=bool)
-    np.savez(path, actions=actions(12), executed=actions(12, 1), noisy=noisy)
+def test_what_moves_nothing_is_left_out_of_peoples_demonstrations(tmp_path: Path) -> None:
+    moving = actions(12)
+    moving[:, 6] = -1.0
+    moving[3:6, :6] = 0.0
+    moving[5:, 6] = 1.0
+    with h5py.File(tmp_path / "task_demo.hdf5", "w") as file:
+        file["data/demo_0/actions"] = moving
     (episode,) = read_actions(tmp_path)
-    assert episode.name == "libero_spatial/task00-seed00000001"
-    np.testing.assert_array_equal(episode.executed, actions(12, 1))
+    np.testing.assert_array_equal(episode.actions, np.delete(moving, [3, 4], axis=0))
+
+
+def test_what_the_expert_wanted_is_read_of_collected_demonstrations(tmp_path: Path) -> None:
+    executed = actions(12)
+    executed[4] *= 0.5
+    with h5py.File(tmp_path / "task00-seed00000001.hdf5", "w") as file:
+        file["data/demo_0/actions"], file["data/demo_0/expert_actions"] = executed, actions(12)
+    (episode,) = read_actions(tmp_path)
+    np.testing.assert_array_equal(episode.actions, actions(12))
+    np.testing.assert_array_equal(episode.executed, executed)
+    assert episode.noisy.tolist() == [step == 4 for step in range(12)]
 
 
 def test_a_noisy_step_ends_the_chunks_before_it() -> None:
@@ -70,7 +83,7 @@ def test_what_is_not_a_demonstration_is_named(tmp_path: Path) -> None:
 
 
 def test_fit_codec_writes_the_manifest_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    official(tmp_path / "task_demo.hdf5", [30, 40])
+    write(tmp_path / "task_demo.hdf5", [30, 40])
     out = tmp_path / "new" / "codec.json"
     assert main(["--data", str(tmp_path), "--out", str(out)]) == 0
     codec = RFSQCodec.from_manifest(json.loads(out.read_text()))

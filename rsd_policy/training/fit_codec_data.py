@@ -1,20 +1,23 @@
 """Actions of demonstrations, without their images: what the codec is fitted on and measured with.
 
-Reads directories of `rsd collect` (.npz) and LIBERO's own demonstrations (.hdf5, `data/demo_*/actions`); both hold
+Reads the HDF5 files of `rsd collect` and LIBERO's own (sim_bridge/demonstrations.py tells their layout). Both hold
 OSC_POSE actions in [-1, 1] with the gripper at -1 open, +1 close.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.errors import ActionError, RSDError, SetupError
+from rsd_policy.errors import ActionError, RSDError
 from rsd_policy.observation import ACTION_DIM
+from sim_bridge.demonstrations import STILL, SUFFIX
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,16 @@ def read_actions(directory: Path) -> list[ActionEpisode]:
         RSDError: there is none, or a file is not a demonstration.
     """
     episodes: list[ActionEpisode] = []
-    for path in sorted(directory.rglob("*")):
-        if path.suffix == ".npz":
-            episodes.append(_collected(path))
-        elif path.suffix in (".hdf5", ".h5"):
-            episodes += _official(path)
+    for path in sorted(directory.rglob(f"*{SUFFIX}")):
+        name = f"{path.parent.name}/{path.stem}"
+        try:
+            with h5py.File(path, "r") as file:
+                numbers = sorted(int(key.removeprefix("demo_")) for key in file["data"])
+                episodes += [_episode(f"{name}/{n}", file[f"data/demo_{n}"]) for n in numbers]
+        except (OSError, ValueError, KeyError) as error:
+            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
     if not episodes:
-        raise RSDError(
-            f"{directory}: expected demonstrations (.npz of `rsd collect` or LIBERO's .hdf5), found none; "
-            "collect some with `rsd collect`"
-        )
+        raise RSDError(f"{directory}: expected demonstrations (*{SUFFIX}), found none; collect some with `rsd collect`")
     return episodes
 
 
@@ -89,25 +92,13 @@ def chunk_starts(episode: ActionEpisode, horizon: int) -> NDArray[np.int64]:
     return starts[~before_last.any(axis=1)]
 
 
-def _collected(path: Path) -> ActionEpisode:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return ActionEpisode(f"{path.parent.name}/{path.stem}", file["actions"], file["executed"], file["noisy"])
-    except (OSError, ValueError, KeyError) as error:
-        raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
-
-
-def _official(path: Path) -> Iterator[ActionEpisode]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise SetupError(f"{path}: reading LIBERO's HDF5 demonstrations needs h5py; pip install h5py") from error
-    try:
-        with h5py.File(path, "r") as file:
-            demonstrations = sorted(file["data"], key=lambda name: int(name.rpartition("_")[2]))
-            for name in demonstrations:
-                actions = np.asarray(file["data"][name]["actions"], dtype=np.float32)
-                noisy = np.zeros(len(actions), dtype=np.bool_)
-                yield ActionEpisode(f"{path.stem}/{name}", actions, actions, noisy)
-    except (OSError, ValueError, KeyError) as error:
-        raise RSDError(f"{path}: expected LIBERO demonstrations at data/demo_*/actions: {error}") from error
+def _episode(name: str, group: Any) -> ActionEpisode:
+    executed = np.asarray(group["actions"], dtype=np.float32)
+    if "expert_actions" in group:
+        wanted = np.asarray(group["expert_actions"], dtype=np.float32)
+        return ActionEpisode(name, wanted, executed, np.any(wanted != executed, axis=1))
+    # As in training, what moves nothing is left out of people's demonstrations.
+    moves = np.linalg.norm(executed[:, :-1], axis=1) > STILL
+    moves[1:] |= executed[1:, -1] != executed[:-1, -1]
+    kept = np.clip(executed[moves], -1.0, 1.0)
+    return ActionEpisode(name, kept, kept, np.zeros(len(kept), dtype=np.bool_))

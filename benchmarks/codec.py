@@ -1,0 +1,239 @@
+"""Rate and distortion of the action codec on real LIBERO chunks, against its peers.
+
+    .venv/bin/python benchmarks/codec.py --json out/codec.json
+    .venv/bin/python benchmarks/codec.py --data DIR --json out/codec.json
+
+Without --data it reads a committed sample of the scripted expert's demonstrations (benchmarks/codec_sample.py says how
+it was made); DIR holds .hdf5 demonstrations of `rsd collect` or LIBERO's own. Every codec is fitted on every other
+episode and measured on the rest. Prints tables, writes FILE and a plot beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+# Run by its path, Python looks for packages beside this file, not in the repository.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import codec_peers as peers
+from benchmarks.codec_peers import Halves, Point
+from benchmarks.codec_plot import plot
+from benchmarks.codec_residual_fsq import residual_fsq
+from benchmarks.codec_sample import SAMPLE, load_sample
+from rsd_policy.codec import RFSQCodec
+from rsd_policy.codec.measure import chunk_error, errors_per_level
+from rsd_policy.errors import RSDError, SetupError
+from rsd_policy.evaluation import provenance
+from rsd_policy.training.fit_codec import HORIZON, level_table
+from rsd_policy.training.fit_codec_data import read_actions, valid_chunks
+
+MOST_CHUNKS = 20_000
+"""Chunks used of each half; more change no figure and cost time."""
+
+LEAST_REDUCTION = 1.6
+COARSE_MM, COARSE_RAD = 5.0, 0.05
+"""The bar: each level makes the RMS error at least so many times smaller; L0-L2 err by at most so much at p95."""
+
+OURS = "RFSQ"
+PEERS = {
+    "uniform bins": ("uniform bins",),
+    "ResidualFSQ": ("ResidualFSQ, steps", "ResidualFSQ, learned"),
+    "DCT + rounding": ("DCT + rounding",),
+}
+"""Peer -> names of its points; of several settings the best counts."""
+
+RATES = {
+    "bits": "fixed rate",
+    "entropy": "entropy",
+    "entropy_given_previous": "entropy, given the position before",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, write. Returns 0, 2 for wrong arguments or data, 3 when a package is missing."""
+    parser = argparse.ArgumentParser(prog="benchmarks/codec.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="demonstrations (the committed sample)")
+    parser.add_argument("--json", type=Path, default=Path("out/codec.json"), metavar="FILE", help="(%(default)s)")
+    parser.add_argument("--without-residual-fsq", action="store_true", help="leave vector-quantize-pytorch out")
+    arguments = parser.parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        episodes = read_actions(arguments.data) if arguments.data else load_sample()
+        fit, test = (_thinned(valid_chunks(half, HORIZON)) for half in (episodes[0::2], episodes[1::2]))
+        points = measure(Halves.of(fit, test), not arguments.without_residual_fsq)
+    except RSDError as error:
+        print(f"benchmarks/codec.py: {error}", file=sys.stderr)
+        return 3 if isinstance(error, SetupError) else 2
+    codec = RFSQCodec.fit(torch.from_numpy(fit))
+    errors = errors_per_level(codec, test)
+    still = chunk_error(np.zeros_like(test), test)
+    source = str(arguments.data or SAMPLE.name)
+    title = f"{OURS}: error per step on {len(test)} chunks, fitted to {len(fit)} chunks of other episodes ({source})"
+    console.print(level_table(codec, errors, still, title))
+    comparison = {rate: compare(points, rate) for rate in RATES}
+    for rate, rows in comparison.items():
+        console.print(comparison_table(rows, RATES[rate]))
+    verdicts = judge(errors, still, comparison)
+    for line, met in verdicts:
+        console.print(f"[{'green' if met else 'red'}]{'met    ' if met else 'not met'}[/] {line}", highlight=False)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    picture = arguments.json.with_suffix(".png")
+    plot(points, RATES, picture)
+    result = {
+        "data": {"source": source, "episodes": len(episodes), "fit_chunks": len(fit), "test_chunks": len(test)},
+        "codec": codec.to_manifest(),
+        "levels": [asdict(error) for error in errors],
+        "no_motion": asdict(still),
+        "points": [asdict(point) for point in points],
+        "equal_bits": comparison,
+        "verdicts": [{"bar": line, "met": met} for line, met in verdicts],
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+    }
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"wrote {arguments.json} and {picture}")
+    return 0
+
+
+def measure(halves: Halves, with_residual_fsq: bool) -> list[Point]:
+    """Points of every codec.
+
+    Raises:
+        SetupError: vector-quantize-pytorch is wanted and missing.
+    """
+    powers = tuple(3**level for level in range(1, 9))
+    jobs: list[Callable[[], list[Point]]] = [
+        lambda: peers.rfsq(halves, 3, 8, OURS),
+        lambda: peers.rfsq(halves, 5, 5, "RFSQ, 5 bins"),
+        lambda: peers.rfsq(halves, 7, 4, "RFSQ, 7 bins"),
+        lambda: peers.uniform(halves, tuple(sorted({*powers, 8, 64, 256, 1024}))),
+        lambda: peers.dct_rounding(halves),
+        lambda: peers.dct_rfsq(halves),
+        lambda: peers.spline_rounding(halves, 6),
+    ]
+    if with_residual_fsq:
+        jobs.insert(0, lambda: residual_fsq(halves))
+    return [point for job in track(jobs, "measuring", console=Console(stderr=True)) for point in job()]
+
+
+def compare(points: Sequence[Point], rate: str) -> list[dict[str, Any]]:
+    """Each prefix of levels against every peer at the same number of bits.
+
+    Args:
+        rate: which of a point's three rates counts.
+
+    Returns:
+        One row per prefix: levels, bits, and per codec `{"mm", "rad"}`, RMS; a peer that is not measured at so few or
+        so many bits has None.
+    """
+    rows = []
+    for own in (point for point in points if point.codec == OURS):
+        bits = getattr(own, rate)
+        row: dict[str, Any] = {"levels": own.setting, "bits": bits}
+        row[OURS] = {"mm": own.error.rms_mm, "rad": own.error.rms_rad}
+        for peer, names in PEERS.items():
+            curves = [[p for p in points if p.codec == name] for name in names]
+            row[peer] = {
+                unit: min(
+                    (e for c in curves if (e := _error_at(c, rate, f"rms_{unit}", bits)) is not None), default=None
+                )
+                for unit in ("mm", "rad")
+            }
+        rows.append(row)
+    return rows
+
+
+def comparison_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """RMS errors at equal bits; a peer's is bold where it is smaller."""
+    table = Table(title=f"RMS error at equal bits a chunk: {title}", title_justify="left")
+    for heading in (
+        "levels",
+        "bits",
+        *(f"{name} mm" for name in (OURS, *PEERS)),
+        *(f"{n} rad" for n in (OURS, *PEERS)),
+    ):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = [row["levels"], f"{row['bits']:.0f}"]
+        for unit, digits in (("mm", 4), ("rad", 5)):
+            own = row[OURS][unit]
+            cells.append(f"{own:.{digits}f}")
+            for peer in PEERS:
+                value = row[peer][unit]
+                text = "-" if value is None else f"{value:.{digits}f}"
+                cells.append(f"[bold]{text}[/]" if value is not None and value < own else text)
+        table.add_row(*cells)
+    return table
+
+
+def judge(errors: Sequence[Any], still: Any, comparison: dict[str, list[dict[str, Any]]]) -> list[tuple[str, bool]]:
+    """The bars, each with whether it is met."""
+    chain = [still, *errors]
+    least = min(
+        getattr(before, unit) / getattr(after, unit)
+        for before, after in pairwise(chain)
+        for unit in ("rms_mm", "rms_rad")
+    )
+    coarse = errors[2]
+    verdicts = [
+        (f"each level makes the RMS error at least {LEAST_REDUCTION} times smaller: least {least:.2f}", least >= 1.6),
+        (
+            f"L0-L2 within {COARSE_MM:g} mm and {COARSE_RAD:g} rad a step at p95: "
+            f"{coarse.p95_mm:.2f} mm, {coarse.p95_rad:.4f} rad",
+            coarse.p95_mm <= COARSE_MM and coarse.p95_rad <= COARSE_RAD,
+        ),
+    ]
+    for rate, rows in comparison.items():
+        for peer in PEERS:
+            ratios = {
+                f"{row['levels']} {unit}": row[OURS][unit] / row[peer][unit]
+                for row in rows
+                for unit in ("mm", "rad")
+                if row[peer][unit] is not None
+            }
+            if not ratios:
+                continue
+            worse = {place: ratio for place, ratio in ratios.items() if ratio > 1.0}
+            line = f"{RATES[rate]}, against {peer}: no worse at {len(ratios) - len(worse)} of {len(ratios)} places"
+            if worse:
+                place = max(worse, key=lambda key: worse[key])
+                line += f"; most at {place}, {worse[place]:.2f} times its error"
+            verdicts.append((line, not worse))
+    return verdicts
+
+
+def _error_at(curve: Sequence[Point], rate: str, error: str, bits: float) -> float | None:
+    """Error of a codec at a number of bits: its best points, joined by straight lines in log error."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted((getattr(point, rate), getattr(point.error, error)) for point in curve):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    # Equal up to rounding counts as equal.
+    if not best or bits < best[0][0] - 1e-6 or bits > max(getattr(point, rate) for point in curve) + 1e-6:
+        return None
+    x, y = zip(*best, strict=True)
+    return float(np.exp(np.interp(bits, x, np.log(y))))
+
+
+def _thinned(chunks: NDArray[np.float32]) -> NDArray[np.float32]:
+    return chunks[:: -(-len(chunks) // MOST_CHUNKS)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

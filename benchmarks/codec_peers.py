@@ -1,0 +1,177 @@
+"""The codecs that the study compares: RFSQ as shipped, its peers, and transforms that were considered in front of it.
+
+Each function fits on one set of chunks and returns points of (bits, error) measured on another. All see actions divided
+by the same limits, have the gripper exact at one bit a step, and count bits for a whole chunk of T = 8 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.fft import dct, idct
+from scipy.interpolate import BSpline
+
+from benchmarks.codec_dct_levels import DCTLevels
+from benchmarks.codec_entropy import cross_entropy
+from rsd_policy.codec import RFSQCodec
+from rsd_policy.codec.measure import ChunkError, chunk_error
+from rsd_policy.codec.rfsq import GRIPPER
+
+ROUNDING_STEPS = tuple(2.0 * 10 ** (-k / 6) for k in range(26))
+"""Steps of scale-and-round in units of the limit: 2 down to 1e-4."""
+
+RANGE_MARGINS = (1.0, 1.25)
+"""Range of a coefficient's fixed-rate code over the largest in the fitting half."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of one codec.
+
+    Attributes:
+        codec, setting: names.
+        bits: at a fixed rate, log2 of the number of values of each symbol.
+        entropy: bits with an ideal entropy coder, each symbol given its own coarser digits (codec_entropy).
+        entropy_given_previous: the same, also given the position before.
+        error: on the measured half.
+    """
+
+    codec: str
+    setting: str
+    bits: float
+    entropy: float
+    entropy_given_previous: float
+    error: ChunkError
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Chunks [M, 8, 7] to fit on and to measure on, action units, and the limits of the fit, [6]."""
+
+    fit: NDArray[np.float64]
+    test: NDArray[np.float64]
+    limit: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, fit: NDArray[np.float32], test: NDArray[np.float32]) -> Halves:
+        """Limits are those that RFSQCodec.fit chooses."""
+        limit = RFSQCodec.fit(torch.from_numpy(fit)).limit.numpy()[:GRIPPER]
+        return cls(fit.astype(np.float64), test.astype(np.float64), limit)
+
+    def unit(self, chunks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Arm actions in units of the limit, saturated at 1."""
+        return np.clip(chunks[..., :GRIPPER] / self.limit, -1.0, 1.0)
+
+    def point(
+        self,
+        codec: str,
+        setting: str,
+        symbols: tuple[NDArray[np.int64], NDArray[np.int64]],
+        cells: NDArray[np.int64],
+        decoded: NDArray[np.float64],
+        bits: float | None = None,
+    ) -> Point:
+        """Measure symbols (fit, test) of `cells` [T, D] values each, and what they decode to in units of the limit."""
+        gripper = self.test.shape[1]
+        fixed = float(np.log2(cells).sum()) if bits is None else bits
+        actions = np.clip(decoded, -1.0, 1.0) * self.limit
+        return Point(
+            codec,
+            setting,
+            fixed + gripper,
+            cross_entropy(*symbols, cells, given_previous=False) + gripper,
+            cross_entropy(*symbols, cells, given_previous=True) + gripper,
+            chunk_error(actions, self.test[..., :GRIPPER]),
+        )
+
+
+def rfsq(halves: Halves, bins: int, levels: int, name: str) -> list[Point]:
+    """RFSQCodec, one point per prefix of levels."""
+    codec = RFSQCodec.fit(torch.from_numpy(halves.fit), levels, bins)
+    tokens = [codec.encode(torch.from_numpy(half)).numpy()[..., :GRIPPER] for half in (halves.fit, halves.test)]
+    decoded = codec.encode(torch.from_numpy(halves.test))
+    points = []
+    for used in range(1, levels + 1):
+        weights = bins ** np.arange(used - 1, -1, -1)
+        fit, test = (np.tensordot(weights, half[:used], axes=1) for half in tokens)
+        actions = codec.decode(decoded[:used]).numpy()[..., :GRIPPER] / halves.limit
+        cells = np.full(fit.shape[1:], bins**used)
+        points.append(halves.point(name, f"L0-L{used - 1}", (fit, test), cells, actions))
+    return points
+
+
+def uniform(halves: Halves, counts: tuple[int, ...]) -> list[Point]:
+    """Uniform binning of each value over its range, decoded to the middle of the bin (OpenVLA: 256 bins).
+
+    OpenVLA's range ends at the 1 % and 99 % quantiles and cuts off the rest; here it ends at the limit and errs less.
+    """
+    points = []
+    for count in counts:
+        fit, test = (
+            np.clip(np.floor((halves.unit(half) + 1.0) / 2.0 * count), 0, count - 1).astype(np.int64)
+            for half in (halves.fit, halves.test)
+        )
+        cells = np.full(fit.shape[1:], count)
+        points.append(halves.point("uniform bins", f"{count}", (fit, test), cells, (test + 0.5) / count * 2.0 - 1.0))
+    return points
+
+
+def dct_rounding(halves: Halves) -> list[Point]:
+    """Orthonormal DCT-II over the horizon, scale and round (the idea of FAST, Pertsch et al., 2025)."""
+    fit, test = (dct(halves.unit(half), axis=1, norm="ortho") for half in (halves.fit, halves.test))
+    return _rounded(halves, "DCT + rounding", fit, test, lambda c: idct(c, axis=1, norm="ortho"))
+
+
+def spline_rounding(halves: Halves, controls: int) -> list[Point]:
+    """Cubic B-spline with `controls` control points fitted to the horizon by least squares, scale and round."""
+    steps = halves.fit.shape[1]
+    inner = np.linspace(0.0, 1.0, controls - 2)
+    knots = np.concatenate([[0.0] * 3, inner, [1.0] * 3])
+    basis = BSpline.design_matrix(np.linspace(0.0, 1.0, steps), knots, 3).toarray()
+    solve = np.linalg.pinv(basis)
+    fit, test = (np.einsum("kt,ntd->nkd", solve, halves.unit(half)) for half in (halves.fit, halves.test))
+    return _rounded(halves, f"B-spline {controls} + rounding", fit, test, lambda c: np.einsum("tk,nkd->ntd", basis, c))
+
+
+def dct_rfsq(halves: Halves) -> list[Point]:
+    """DCTLevels, one point per prefix of levels."""
+    fit, test = (halves.unit(half) for half in (halves.fit, halves.test))
+    codec = DCTLevels(fit)
+    tokens = [codec.encode(side) for side in (fit, test)]
+    points = []
+    for used in range(1, codec.levels + 1):
+        # Digits that carry nothing are left out of the number: a coefficient has bins ** (its active levels) values.
+        cells = codec.bins ** codec.active[:used].sum(axis=0)
+        numbers = []
+        for side in tokens:
+            number = np.zeros(side.shape[1:], dtype=np.int64)
+            for digit, active in zip(side[:used], codec.active, strict=False):
+                number = np.where(active, number * codec.bins + digit, number)
+            numbers.append(number)
+        decoded = codec.decode(tokens[1][:used])
+        points.append(halves.point("DCT + RFSQ", f"L0-L{used - 1}", (numbers[0], numbers[1]), cells, decoded))
+    return points
+
+
+def _rounded(
+    halves: Halves,
+    name: str,
+    fit: NDArray[np.float64],
+    test: NDArray[np.float64],
+    inverse: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> list[Point]:
+    """Scale-and-round at each step; the fixed-rate code of a coefficient covers its range in the fitting half."""
+    points = []
+    for step in ROUNDING_STEPS:
+        for margin in RANGE_MARGINS:
+            half = np.round(np.abs(fit).max(axis=0) * margin / step)
+            codes = [np.clip(np.round(x / step), -half, half) for x in (fit, test)]
+            shifted = ((codes[0] + half).astype(np.int64), (codes[1] + half).astype(np.int64))
+            cells = (2 * half + 1).astype(np.int64)
+            setting = f"step {step:.2g}, range x{margin}"
+            points.append(halves.point(name, setting, shifted, cells, inverse(codes[1] * step)))
+    return points
