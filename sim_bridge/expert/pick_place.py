@@ -180,37 +180,42 @@ class PickPlace:
         self._hand_map = heights.grown(0.05)
         self._below = float(position[2] - points[:, 2].min())
         self._angle = finger_angle(scene.hand_rotation())
-        self._place_height = self._find_place_height(scene)
+        self._shift, self._place_height = self._find_place(scene)
         self._lost = 0
         self._misses_here = 0
         self.phase = "carry"
 
-    def _find_place_height(self, scene: Scene) -> float:
-        """Height of the object's origin when it has arrived, m."""
+    def _find_place(self, scene: Scene) -> tuple[Array, float]:
+        """Where the object's origin is to arrive: place in the plane [2], m, relative to the goal's; and height, m."""
         goal = self.goal
         place = scene.place_position(goal)
-        container = scene.points(goal.place_body)
+        container = scene.place_points(goal)
+        near = container[np.linalg.norm(container[:, :2] - place[:2], axis=1) < 0.03]
         if goal.predicate == "on":
-            inner = container[np.linalg.norm(container[:, :2] - place[:2], axis=1) < 0.03]
-            floor = float(inner[:, 2].max()) if len(inner) else float(place[2])
+            floor = float(near[:, 2].max()) if len(near) else scene.support_height(float(place[2]) + 0.02)
             # aim 8 mm too deep: the object must touch
-            return floor + self._below - 0.008
-        floor = float(container[:, 2].min())
+            return np.zeros(2), floor + self._below - 0.008
+        inside = near[near[:, 2] < place[2]]
+        floor = float(inside[:, 2].max()) if len(inside) else float(container[:, 2].min())
         hand_above = float(scene.hand_position()[2] - scene.position(goal.target)[2])
         palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - hand_above
-        return max(floor + self._below + 0.02, palm_limit)
+        return np.zeros(2), max(floor + self._below + 0.02, palm_limit)
+
+    def _place(self, scene: Scene) -> Array:
+        """[2], where the object's origin is to go, m."""
+        return scene.place_position(self.goal)[:2] + self._shift
 
     def _arrived(self, scene: Scene) -> bool:
-        error = scene.place_position(self.goal) - scene.position(self.goal.target)
+        error = self._place(scene) - scene.position(self.goal.target)[:2]
         low = self._place_height + (0.012 if self.goal.predicate == "in" else 0.004)
-        return float(np.linalg.norm(error[:2])) < 0.02 and scene.position(self.goal.target)[2] < low
+        return float(np.linalg.norm(error)) < 0.02 and scene.position(self.goal.target)[2] < low
 
     def _carry(self, scene: Scene) -> Array:
         hand = scene.hand_position()
         position = scene.position(self.goal.target)
-        place = scene.place_position(self.goal)
-        error = place[:2] - position[:2]
-        path, s = along(position[:2], place[:2])
+        place = self._place(scene)
+        error = place - position[:2]
+        path, s = along(position[:2], place)
         above = hand - position
         required = np.maximum(
             self._object_map.at(path) + self._below + MARGIN,

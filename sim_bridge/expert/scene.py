@@ -23,6 +23,10 @@ SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
 
+ORDER = ("on", "in")
+"""Predicates that the expert can fulfil, in the order in which it does."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Put `target` somewhere.
@@ -31,13 +35,11 @@ class Goal:
         predicate: "on" or "in".
         target: name of the object to move.
         place: name of the object, or of the region (a site), to move it to.
-        place_body: name of the object that holds the place.
     """
 
     predicate: str
     target: str
     place: str
-    place_body: str
 
 
 class Scene:
@@ -143,19 +145,43 @@ class Scene:
 
     def place_position(self, goal: Goal) -> Array:
         """[3], origin of the goal's object or centre of its region."""
-        if goal.place == goal.place_body:
+        if goal.place in self._raw.obj_body_id:
             return self.position(goal.place)
         return np.array(self._data.site(goal.place).xpos)
+
+    def place_points(self, goal: Goal) -> Array:
+        """[N, 3], points on what holds the place: an object, or the part of it (a drawer) that the region belongs to;
+        none for a region of the table."""
+        if goal.place in self._raw.obj_body_id:
+            return self.points(goal.place)
+        model = self._model
+        part = int(model.site_bodyid[model.site(goal.place).id])
+        root = int(model.body_rootid[part])
+        held = [entry for entry in self._points.get(root, []) if self._belongs(int(model.geom_bodyid[entry[0]]), part)]
+        return self._placed(held)
+
+    def _belongs(self, body: int, part: int) -> bool:
+        """`body` is `part` or hangs on it; the world holds everything and counts for nothing."""
+        while body > 0 and body != part:
+            body = int(self._model.body_parentid[body])
+        return body > 0
+
+    def place_half_size(self, goal: Goal) -> Array:
+        """[2], half the extent of a region in its own x and y, m; zero for an object: it has one right place."""
+        site = self._raw.object_sites_dict.get(goal.place)
+        return np.zeros(2) if site is None else np.asarray(site.size, dtype=np.float64)[:2]
 
     def points(self, name: str) -> Array:
         """[N, 3], points on the collision shapes of an object."""
         return self._world_points(self._root(name))
 
     def _world_points(self, root: int) -> Array:
+        return self._placed(self._points[root])
+
+    def _placed(self, shapes: list[tuple[int, Array]]) -> Array:
         data = self._data
-        return np.concatenate(
-            [p @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom] for geom, p in self._points[root]]
-        )
+        parts = [p @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom] for geom, p in shapes]
+        return np.concatenate(parts) if parts else np.zeros((0, 3))
 
     def obstacle_points(self, target: str) -> Array:
         """[N, 3], points on everything solid but the robot, the tables and `target`."""
@@ -185,32 +211,23 @@ class Scene:
                         touching[side] |= int(finger) in self._fingers[side]
         return touching[0] and touching[1]
 
-    def open_goal(self) -> Goal:
-        """The first goal of the task that is not fulfilled yet (the last one when all are).
+    def goals(self) -> list[tuple[Goal, bool]]:
+        """The task's goals in the order in which they are to be reached, and whether each is fulfilled now.
 
         Raises:
-            SimulationError: the task asks for more than putting objects on or into something.
+            SimulationError: the task asks for something that the expert cannot do.
         """
-        states = self._raw.parsed_problem["goal_state"]
-        goal = None
-        for state in states:
-            if len(state) != 3 or state[0] not in ("on", "in"):
-                raise SimulationError(
-                    f"scripted expert: expected goals of the form (on|in OBJECT PLACE), got {state}; "
-                    "it can do libero_spatial and libero_object"
-                )
-            goal = self._goal(*state)
-            if not self._raw._eval_predicate(state):
-                return goal
-        if goal is None:
-            raise SimulationError("scripted expert: expected a task with a goal, got none")
-        return goal
+        result = []
+        for state in self._raw.parsed_problem["goal_state"]:
+            if state[0] not in ORDER:
+                raise SimulationError(f"scripted expert: expected goals {', '.join(ORDER)}, got {state}; see `--list`")
+            result.append((self._goal(*state), bool(self._raw._eval_predicate(state))))
+        return sorted(result, key=lambda entry: ORDER.index(entry[0].predicate))
 
     def _goal(self, predicate: str, target: str, place: str) -> Goal:
         if target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
-        site = self._raw.object_sites_dict.get(place)
-        return Goal(predicate, target, place, place if site is None else site.parent_name)
+        return Goal(predicate, target, place)
 
 
 def _surface_points(aabb: Array) -> Array:

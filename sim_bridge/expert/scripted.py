@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.pick_place import PickPlace
-from sim_bridge.expert.scene import Scene
+from sim_bridge.expert.scene import Goal, Scene
 
 if TYPE_CHECKING:
     from sim_bridge.libero_env import LiberoEnv
@@ -60,7 +60,7 @@ class ScriptedExpert:
         self.failed = False
         self._misses = 0
         self._jams = JamDetector()
-        self._skill = PickPlace(self._scene, self._scene.open_goal())
+        self._skill = PickPlace(self._scene, self._next_goal(self._scene))
 
     def act(self) -> NDArray[np.float32]:
         """The next action for the present state: float32 [7] in [-1, 1]."""
@@ -69,16 +69,24 @@ class ScriptedExpert:
         scene = self._scene
         assert scene is not None
         scene.refresh()
-        goal = scene.open_goal()
-        if goal != self._skill.goal:
+        goal = self._next_goal(scene)
+        letting_go = goal != self._skill.goal and scene.held(self._skill.goal.target)
+        if goal != self._skill.goal and not letting_go:
             self._misses += self._skill.misses
             self._skill = PickPlace(scene, goal)
         reach = scene.position(goal.target) - scene.base_position()
         self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
-        chosen = self._skill.act(scene)
+        chosen = action(np.zeros(3), np.zeros(3), OPEN) if letting_go else self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
         if self._jams.jammed(scene, chosen):
             chosen = bend(scene, float(chosen[6]))
         if self.failed:
             chosen = action(np.zeros(3), np.zeros(3), OPEN)
         return np.clip(chosen, -1.0, 1.0).astype(np.float32)
+
+    @staticmethod
+    def _next_goal(scene: Scene) -> Goal:
+        """The first goal that is not fulfilled; one whose object is in the hand comes before the others."""
+        goals = scene.goals()
+        left = [goal for goal, fulfilled in goals if not fulfilled] or [goals[-1][0]]
+        return next((goal for goal in left if scene.held(goal.target)), left[0])
