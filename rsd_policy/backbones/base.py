@@ -17,12 +17,15 @@ class Backbone(Protocol):
         hidden_size: width of the hidden states.
         slots: hidden states per chunk that a head reads: T, or T*7.
         horizon: T, steps of a chunk.
+        static_embed: `embed` launches the same kernels for all inputs of the same shapes and asks the host nothing, so
+            that it can be recorded as a CUDA graph; its inputs are then a dataclass of tensors (or None).
     """
 
     num_layers: int
     hidden_size: int
     slots: int
     horizon: int
+    static_embed: bool
 
     def preprocess(self, observations: list[Observation]) -> Any:
         """Model-ready tensors of a batch, on the backbone's device; what only `embed` understands.

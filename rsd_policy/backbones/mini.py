@@ -188,6 +188,7 @@ class MiniBackbone(nn.Module):
         proprio_std: [8], divides the state.
     """
 
+    static_embed = False  # the text is encoded when it changes
     proprio_mean: Tensor
     proprio_std: Tensor
 

@@ -27,7 +27,8 @@ class GraphedCall:
     """One recording of a function of tensors, for the shapes of the example.
 
     Args:
-        call: no synchronisation with the host, no shape that depends on values; a tensor or a tuple of tensors out.
+        call: no synchronisation with the host, no shape that depends on values, no tensor from outside that may be
+            freed (a replay reads its address all the same); a tensor or a tuple of tensors out.
         example: CUDA tensors; their values do not matter.
         pool: `torch.cuda.graph_pool_handle()` shared with other recordings. Sharing is safe as long as no two of them
             run at once: outputs are copied out before the next may overwrite them.

@@ -38,8 +38,6 @@ from rsd_policy.observation import ACTION_DIM, ActionChunk, ChunkStats, Observat
 if TYPE_CHECKING:
     from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
-Mode = Literal["baseline", "speculative", "gated"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass
@@ -194,7 +192,7 @@ class RSDInferenceEngine:
         backbone = self.policy.backbone
         inputs = backbone.preprocess([observation])
         clock.mark("preprocess")
-        x = backbone.embed(inputs)
+        x = backbone.embed(inputs) if self._reference is not None else self._stages.embed(inputs)
         clock.mark("vision")
         return x
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from rsd_policy import RSDInferenceEngine
+from rsd_policy import Policy, RSDInferenceEngine, load_policy
+from rsd_policy.checkpoints.policy import Heads
 from rsd_policy.engine.cuda_graph import MAX_SHAPES, WARM_UP, GraphedCall, GraphedStage
-from rsd_policy.heads import RFSQHead
+from rsd_policy.heads import RFSQDraftModel, RFSQHead
+from tests.backbones.openvla.random_checkpoint import write_checkpoint
 from tests.policies import random_observation, small_policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -65,3 +70,23 @@ def test_graphs_and_eager_kernels_name_the_same_actions() -> None:
     graphed = RSDInferenceEngine(small_policy(), "baseline", "cuda").infer(observation)
     eager = RSDInferenceEngine(small_policy(), "baseline", "cuda", cuda_graphs=False).infer(observation)
     assert np.mean(graphed.tokens != eager.tokens) < 0.01  # another algorithm may round a tie the other way
+
+
+def test_graphs_of_one_prompt_length_outlive_another(tmp_path: Path) -> None:
+    reference = load_policy(write_checkpoint(tmp_path), "cuda")
+    heads = small_policy().rsd
+    common: dict[str, Any] = {"hidden_size": 64, "horizon": 8, "slots": 56, "width": 16, "num_layers": 1}
+    torch.manual_seed(0)
+    own = Heads(RFSQHead(**common).bfloat16().eval(), RFSQDraftModel(**common).bfloat16().eval(), heads.codec, 1)
+    policy = Policy("openvla", reference.backbone, reference.manifest, own)
+    baseline, speculative = (RSDInferenceEngine(policy, mode, "cuda") for mode in ("baseline", "speculative"))
+    rng = np.random.default_rng(0)
+    seen = [random_observation(rng, text) for text in ("pick up the bowl", "open it", "push the red plate to the front")]
+    first = [baseline.infer(observation) for observation in seen]
+    for observation, expected in zip(seen * 2, first * 2, strict=True):
+        torch.cuda.empty_cache()  # freed memory that a graph still reads would now be somebody else's
+        for engine in (baseline, speculative):
+            chunk = engine.infer(observation)
+            assert chunk.actions.tobytes() == expected.actions.tobytes()
+            assert np.array_equal(chunk.tokens, expected.tokens)
+    assert len({chunk.actions.tobytes() for chunk in first}) > 1

@@ -78,6 +78,8 @@ class OpenVLABackbone(nn.Module):
         units: for the state.
     """
 
+    static_embed = True
+
     def __init__(
         self,
         config: OpenVLAConfig,

@@ -147,10 +147,13 @@ class LlamaStack(nn.Module):
         return [KeyValueCache(empty, empty) for _ in self.layers]
 
     def _rope_for(self, x: Tensor, past: int) -> Rope:
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            # Computed in the graph: what is kept below is freed when the length changes, and the graph would read on.
+            return Rope.at(past, head_dim, self.config.rope_theta, x)
         # Kept from call to call: the sequence is as long as it was, while the instruction stays.
         known = self._rope
         if known is None or not known.fits(past, x):
-            head_dim = self.config.hidden_size // self.config.num_attention_heads
             known = self._rope = Rope.at(past, head_dim, self.config.rope_theta, x)
         return known
 
