@@ -22,37 +22,47 @@ class DeviationPredictor(nn.Module):
     """Probability for each prefix of the chunk that the draft stays within tolerance of the main head.
 
         p[t] = prod_{u <= t} sigmoid(z[u])
+        z[u] = b - sum_{l, d} w[l, d] doubt[l, u, d] + correction[u],   doubt = ln(1 + exp(-margin))
 
     where z[u] is the logit that step u is within tolerance (with the same gripper command), given that the steps before
-    it were: so p falls with t by construction, as the event does.
+    it were: so p falls with t by construction, as the event does. The doubt of a digit is -ln of its probability
+    against the runner-up; weighting the doubts is all that a few hundred chunks can teach. The correction is a small
+    network over hidden states, draft and doubts; it starts at zero and needs some thousands.
 
     Args:
         hidden_size: width of the backbone's hidden states.
         horizon: T, steps of a chunk.
         slots: hidden states per chunk: T or T*D, as for RFSQHead.
         levels: levels of the draft.
-        width: of the two hidden layers.
-        dropout: in training, on the projected hidden states: a few thousand chunks are little against their width.
+        width: of the correction's two hidden layers.
+        dropout: in training, on the projected hidden states.
 
     Raises:
         CheckpointError: slots that do not fit the horizon.
     """
 
     def __init__(
-        self, hidden_size: int, horizon: int, slots: int, levels: int, width: int = 64, dropout: float = 0.3
+        self, hidden_size: int, horizon: int, slots: int, levels: int, width: int = 64, dropout: float = 0.5
     ) -> None:
         super().__init__()
         if slots not in (horizon, horizon * ACTION_DIM):
             raise CheckpointError(f"deviation: expected slots = {horizon} or {horizon * ACTION_DIM}, got {slots}")
         self.horizon = horizon
         self.levels = levels
-        self.norm = nn.LayerNorm(hidden_size)
+        self.doubt = nn.Linear(levels * ACTION_DIM, 1)
+        nn.init.constant_(self.doubt.weight, -1.0)
+        nn.init.constant_(self.doubt.bias, 3.0)
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.project = nn.Linear(hidden_size, width)
         self.dropout = nn.Dropout(dropout)
         self.known = nn.Linear((levels + 2) * ACTION_DIM + 1, width)
         self.step = nn.Parameter(torch.zeros(horizon, width))
         self.context = nn.Linear(width, width)
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        last = self.out[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def log_probability(
         self, hidden: Tensor, margins: Tensor, actions: Tensor, last_action: Tensor, first: Tensor
@@ -64,12 +74,12 @@ class DeviationPredictor(nn.Module):
         slots = self.project(self.norm(hidden)).view(batch, self.horizon, -1, self.step.shape[-1]).mean(dim=2)
         start = torch.where(first[:, None], actions[:, 0], last_action)
         change = torch.diff(torch.cat([start[:, None], actions], dim=1), dim=1)
-        sure = torch.log1p(margins.float()).permute(1, 2, 0, 3).flatten(2)
+        doubt = functional.softplus(-margins.float()).permute(1, 2, 0, 3).flatten(2)
         flag = first[:, None, None].expand(-1, self.horizon, 1).float()
-        known = self.known(torch.cat([sure, actions, change, flag], dim=-1))
+        known = self.known(torch.cat([doubt, actions, change, flag], dim=-1))
         x = functional.gelu(self.dropout(slots) + known + self.step)
         x = x + self.context(x.mean(dim=1, keepdim=True))
-        return functional.logsigmoid(self.out(x).squeeze(-1)).cumsum(dim=1)
+        return functional.logsigmoid((self.doubt(doubt) + self.out(x)).squeeze(-1)).cumsum(dim=1)
 
     def forward(self, hidden: Tensor, margins: Tensor, actions: Tensor, last_action: Tensor, first: Tensor) -> Tensor:
         """Probability per prefix.

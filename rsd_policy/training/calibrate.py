@@ -150,9 +150,9 @@ def _summary(rollouts: Sequence[Rollout], calibrating: Sequence[Rollout], eligib
     }
 
 
-def _report_epoch(epoch: int, loss: float, held_out: float) -> None:
-    if epoch % 10 == 0:
-        print(f"predictor: epoch {epoch}  loss {loss:.4f}  held out {held_out:.4f}", flush=True)
+def _report_epoch(stage: str, epoch: int, loss: float, held_out: float) -> None:
+    if epoch % 20 == 0:
+        print(f"predictor ({stage}): epoch {epoch}  loss {loss:.4f}  held out {held_out:.4f}", flush=True)
 
 
 def _print(policy: Policy, curve: Curve) -> None:

@@ -29,7 +29,10 @@ from rsd_policy.training.calibrate_rollouts import Rollout
 WIDTH = 64
 EPOCHS = 200
 PATIENCE = 25
-"""Epochs without a better loss on the held-out episodes after which the training ends."""
+"""Epochs without a better loss on the held-out episodes after which a stage of training ends."""
+
+LEAST_GAIN = 1e-4
+"""In held-out loss; less than that is no better."""
 
 LEAST_EPISODES = 6
 """Two to train, one to stop, three to calibrate: enough to run, though hardly for a guarantee."""
@@ -99,12 +102,14 @@ def to_rows(rollouts: Sequence[Rollout], tolerance: NDArray[np.float32], steps: 
 
 
 def fit_predictor(
-    policy: Policy, train: Rows, stop: Rows, seed: int, report: Callable[[int, float, float], None]
+    policy: Policy, train: Rows, stop: Rows, seed: int, report: Callable[[str, int, float, float], None]
 ) -> DeviationPredictor:
     """Train a predictor by cross-entropy over all prefixes; keep the weights that did best on `stop`.
 
+    The weights of the doubts come first, then everything together: with few chunks the correction ends where it began.
+
     Args:
-        report: called with epoch, training loss and loss on `stop`.
+        report: called with what is trained, epoch, training loss and loss on `stop`.
 
     Returns:
         the predictor in evaluation mode on the CPU; its weights are rounded to float16, as checkpoints store them, so
@@ -114,28 +119,43 @@ def fit_predictor(
     predictor = DeviationPredictor(
         policy.backbone.hidden_size, policy.horizon, policy.backbone.slots, policy.draft.levels, width=WIDTH
     )
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr=2e-3, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
-    best, best_state, best_epoch = float("inf"), copy.deepcopy(predictor.state_dict()), 0
-    for epoch in range(EPOCHS):
-        predictor.train()
-        losses = []
-        for index in torch.randperm(len(train.within), generator=generator).split(128):
-            loss = _cross_entropy(train.logits_of(predictor, index), train.within[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        predictor.eval()
-        with torch.inference_mode():
-            held_out = _cross_entropy(stop.logits_of(predictor), stop.within).item()
-        report(epoch, float(np.mean(losses)), held_out)
-        if held_out < best:
-            best, best_state, best_epoch = held_out, copy.deepcopy(predictor.state_dict()), epoch
-        elif epoch - best_epoch >= PATIENCE:
-            break
+    best, best_state = float("inf"), copy.deepcopy(predictor.state_dict())
+    stages = (
+        ("doubts", list(predictor.doubt.parameters()), 1e-2, 0.0),
+        ("all", list(predictor.parameters()), 5e-4, 0.3),
+    )
+    for name, parameters, learning_rate, decay in stages:
+        predictor.load_state_dict(best_state)
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=decay)
+        best_epoch = 0
+        for epoch in range(EPOCHS):
+            loss = _epoch(predictor, optimizer, train, generator)
+            with torch.inference_mode():
+                held_out = _cross_entropy(stop.logits_of(predictor), stop.within).item()
+            report(name, epoch, loss, held_out)
+            if held_out < best - LEAST_GAIN:
+                best, best_state, best_epoch = held_out, copy.deepcopy(predictor.state_dict()), epoch
+            elif epoch - best_epoch >= PATIENCE:
+                break
     predictor.load_state_dict({key: value.half().float() for key, value in best_state.items()})
     return predictor.eval().requires_grad_(False)
+
+
+def _epoch(
+    predictor: DeviationPredictor, optimizer: torch.optim.Optimizer, train: Rows, generator: torch.Generator
+) -> float:
+    """One pass in random order; leaves the predictor in evaluation mode. Returns the mean loss."""
+    predictor.train()
+    losses = []
+    for index in torch.randperm(len(train.within), generator=generator).split(128):
+        loss = _cross_entropy(train.logits_of(predictor, index), train.within[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    predictor.eval()
+    return float(np.mean(losses))
 
 
 def _cross_entropy(log_probability: Tensor, within: Tensor) -> Tensor:
