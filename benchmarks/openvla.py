@@ -227,7 +227,7 @@ def identical(policy: Policy, device: torch.device, frames: list[Observation]) -
 
 @torch.inference_mode()
 def _margins(policy: Policy, stages: Stages, frame: Observation, *, drafted: bool) -> torch.Tensor:
-    hidden = stages.layers_early(policy.backbone.embed(policy.backbone.preprocess([frame])))
+    hidden = stages.layers_early(stages.embed(policy.backbone.preprocess([frame])))
     if drafted:
         stages.draft(hidden)
     margins: torch.Tensor = stages.head(stages.layers_late(hidden))[1]
