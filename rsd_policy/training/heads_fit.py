@@ -61,7 +61,7 @@ def fit_heads(
     state_path: Path,
     report: Callable[[HeadProgress], None],
 ) -> None:
-    """Train head and draft of a policy in place, in float32; leaves them in evaluation mode.
+    """Train head and draft of a policy in place, weights in float32; leaves them in evaluation mode.
 
     Args:
         policy: its codec makes the labels; its backbone is not touched.
@@ -129,7 +129,9 @@ class _Phase:
             # Drawn from the step's own seed: a resumed training sees the batches that an uninterrupted one sees.
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
             rows = torch.randint(len(self.data), (config.batch_size,), generator=generator)
-            loss, accuracy = self.loss(self.data.batch(rows, self.device))
+            batch = self.data.batch(rows, self.device)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss, accuracy = self.loss(batch)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(f"loss of the {self.name} at step {self.step}: expected a finite one, got {value}")
@@ -146,13 +148,15 @@ class _Phase:
         labels = self.policy.codec.encode(batch.actions)
         hidden = batch.late if self.name == "head" else batch.early
         features = self.head.features(hidden)
-        loss, accuracy = token_loss(self.head.level_logits(features, labels), labels, batch.mask, self.weights)
+        logits = self.head.level_logits(features, labels).float()
+        loss, accuracy = token_loss(logits, labels, batch.mask, self.weights)
         if self.name == "head":
             return loss, accuracy
         with torch.no_grad():
             greedy, _ = self.policy.head(batch.late)
         everywhere = torch.ones_like(batch.mask)
-        distilled, _ = token_loss(self.head.level_logits(features, greedy), greedy, everywhere, self.weights)
+        logits = self.head.level_logits(features, greedy).float()
+        distilled, _ = token_loss(logits, greedy, everywhere, self.weights)
         return (1.0 - self.config.distill) * loss + self.config.distill * distilled, accuracy
 
 
