@@ -23,18 +23,18 @@ SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
 
-ORDER = ("on", "in")
+ORDER = ("turnon", "on", "in")
 """Predicates that the expert can fulfil, in the order in which it does."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Put `target` somewhere.
+    """One thing that a task asks for.
 
     Attributes:
-        predicate: "on" or "in".
-        target: name of the object to move.
-        place: name of the object, or of the region (a site), to move it to.
+        predicate: one of `ORDER`.
+        target: name of the object to move; of the fixture to turn on.
+        place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
     """
 
     predicate: str
@@ -183,9 +183,9 @@ class Scene:
         parts = [p @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom] for geom, p in shapes]
         return np.concatenate(parts) if parts else np.zeros((0, 3))
 
-    def obstacle_points(self, target: str) -> Array:
+    def obstacle_points(self, target: str | None) -> Array:
         """[N, 3], points on everything solid but the robot, the tables and `target`."""
-        skip = self._root(target)
+        skip = None if target is None else self._root(target)
         parts = [self._world_points(root) for root in self._points if root != skip]
         return np.concatenate(parts) if parts else np.zeros((0, 3))
 
@@ -198,6 +198,19 @@ class Scene:
             tops.append(float(self._data.geom_xpos[geom][2]) + (0.0 if plane else float(half[2])))
         lower = [top for top in tops if top <= below]
         return max(lower) if lower else min(tops, default=below)
+
+    def knob(self, name: str) -> tuple[Array, float, float]:
+        """Of a fixture's first joint: its axis' place [3], m; direction of the turning part's ridge in the plane, rad
+        (one of its two ends); and height of the ridge's top, m."""
+        joint = self._model.joint(self._raw.get_object(name).joints[0])
+        part = int(self._model.jnt_bodyid[joint.id])
+        points = self._placed(
+            [entry for entry in self._points[self._root(name)] if self._model.geom_bodyid[entry[0]] == part]
+        )
+        top, low = float(points[:, 2].max()), float(points[:, 2].min())
+        ridge = points[points[:, 2] > (top + low) / 2, :2]
+        direction = np.linalg.eigh(np.cov(ridge.T))[1][:, -1]
+        return self._data.xanchor[joint.id].copy(), float(np.arctan2(direction[1], direction[0])), top
 
     def held(self, name: str) -> bool:
         """Both fingers touch the object."""
@@ -224,8 +237,8 @@ class Scene:
             result.append((self._goal(*state), bool(self._raw._eval_predicate(state))))
         return sorted(result, key=lambda entry: ORDER.index(entry[0].predicate))
 
-    def _goal(self, predicate: str, target: str, place: str) -> Goal:
-        if target not in self._raw.objects_dict:
+    def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
+        if place and target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
         return Goal(predicate, target, place)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Goal, Scene
+from sim_bridge.expert.turn_knob import TurnKnob
 
 if TYPE_CHECKING:
     from sim_bridge.libero_env import LiberoEnv
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 REACH, DEPTH = 1.0, 0.15
 """Nothing can be picked up farther than this from the robot's base (horizontally; the arm reaches 0.855 m), nor this
 much lower than it, m: an object that fell off the table."""
+
+Skill = PickPlace | TurnKnob
+
+
+def _skill(scene: Scene, goal: Goal) -> Skill:
+    return TurnKnob(scene, goal) if goal.predicate == "turnon" else PickPlace(scene, goal)
 
 
 class ScriptedExpert:
@@ -44,7 +51,7 @@ class ScriptedExpert:
         return "failed" if self.failed else self._skill.phase
 
     @property
-    def skill(self) -> PickPlace:
+    def skill(self) -> Skill:
         """What the expert does, since the last `reset`."""
         return self._skill
 
@@ -60,7 +67,7 @@ class ScriptedExpert:
         self.failed = False
         self._misses = 0
         self._jams = JamDetector()
-        self._skill = PickPlace(self._scene, self._next_goal(self._scene))
+        self._skill = _skill(self._scene, self._next_goal(self._scene))
 
     def act(self) -> NDArray[np.float32]:
         """The next action for the present state: float32 [7] in [-1, 1]."""
@@ -73,9 +80,10 @@ class ScriptedExpert:
         letting_go = goal != self._skill.goal and scene.held(self._skill.goal.target)
         if goal != self._skill.goal and not letting_go:
             self._misses += self._skill.misses
-            self._skill = PickPlace(scene, goal)
-        reach = scene.position(goal.target) - scene.base_position()
-        self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
+            self._skill = _skill(scene, goal)
+        if goal.place:
+            reach = scene.position(goal.target) - scene.base_position()
+            self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
         chosen = action(np.zeros(3), np.zeros(3), OPEN) if letting_go else self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
         if self._jams.jammed(scene, chosen):
