@@ -76,7 +76,7 @@ class Gate:
 
     def lets_through(self, probability: NDArray[np.float32]) -> bool:
         """The predicted probability [T] of DeviationPredictor reaches the threshold."""
-        return bool(probability[self.steps - 1] >= self.threshold)
+        return float(probability[self.steps - 1]) >= self.threshold
 
 
 class Audit:

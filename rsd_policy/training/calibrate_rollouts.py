@@ -109,7 +109,7 @@ def fingerprint(policy: Policy) -> str:
 
 
 @torch.inference_mode()
-def _look(policy: Policy, observation: Observation) -> dict[str, NDArray[Any]]:
+def look(policy: Policy, observation: Observation) -> dict[str, NDArray[Any]]:
     """Both heads' answers, computed as the engine does."""
     backbone = policy.backbone
     x = backbone.embed(backbone.preprocess([observation]))
@@ -141,7 +141,7 @@ def roll_out(env: LiberoEnv, policy: Policy, place: Place, policy_digest: str, e
     rows: list[dict[str, Any]] = []
     success, steps = False, 0
     while not success and steps < env.max_steps:
-        row: dict[str, Any] = _look(policy, env.observe())
+        row: dict[str, Any] = look(policy, env.observe())
         row |= {"last_action": last, "first": not rows, "executed_draft": bool(coin.random() < DRAFT_SHARE)}
         rows.append(row)
         chunk = row["draft_actions" if row["executed_draft"] else "main_actions"][:execute_steps]
