@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct, idct
 
-HEADROOM = 1.05
+HEADROOM = 1.25
 """Range of a coefficient over its largest magnitude in the fitting half."""
 
 

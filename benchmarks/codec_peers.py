@@ -28,6 +28,11 @@ RANGE_MARGINS = (1.0, 1.25)
 """Range of a coefficient's fixed-rate code over the largest in the fitting half."""
 
 
+def prefix_name(used: int) -> str:
+    """L0, L0-L1, ..."""
+    return "L0" if used == 1 else f"L0-L{used - 1}"
+
+
 @dataclass(frozen=True)
 class Point:
     """One setting of one codec.
@@ -100,7 +105,7 @@ def rfsq(halves: Halves, bins: int, levels: int, name: str) -> list[Point]:
         fit, test = (np.tensordot(weights, half[:used], axes=1) for half in tokens)
         actions = codec.decode(decoded[:used]).numpy()[..., :GRIPPER] / halves.limit
         cells = np.full(fit.shape[1:], bins**used)
-        points.append(halves.point(name, f"L0-L{used - 1}", (fit, test), cells, actions))
+        points.append(halves.point(name, prefix_name(used), (fit, test), cells, actions))
     return points
 
 
@@ -153,7 +158,7 @@ def dct_rfsq(halves: Halves) -> list[Point]:
                 number = np.where(active, number * codec.bins + digit, number)
             numbers.append(number)
         decoded = codec.decode(tokens[1][:used])
-        points.append(halves.point("DCT + RFSQ", f"L0-L{used - 1}", (numbers[0], numbers[1]), cells, decoded))
+        points.append(halves.point("DCT + RFSQ", prefix_name(used), (numbers[0], numbers[1]), cells, decoded))
     return points
 
 

@@ -14,7 +14,7 @@ import torch
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from benchmarks.codec_peers import Halves, Point
+from benchmarks.codec_peers import Halves, Point, prefix_name
 from rsd_policy.errors import SetupError
 
 ARM = 6
@@ -107,5 +107,5 @@ def _points(halves: Halves, name: str, quantizer: Any, fit: Tensor, test: Tensor
         with torch.no_grad():
             decoded = decoder(sides[1][:used].sum(0)).double().numpy()
         cells = np.full(symbols[0].shape[1:], BINS**used)
-        points.append(halves.point(name, f"L0-L{used - 1}", (symbols[0], symbols[1]), cells, decoded))
+        points.append(halves.point(name, prefix_name(used), (symbols[0], symbols[1]), cells, decoded))
     return points

@@ -24,8 +24,8 @@ def load_sample(path: Path = SAMPLE) -> list[ActionEpisode]:
         ends = np.cumsum(file["lengths"])
         starts = ends - file["lengths"]
         return [
-            ActionEpisode(str(name), actions[start:end], executed[start:end], noisy[start:end])
-            for name, start, end in zip(file["names"], starts, ends, strict=True)
+            ActionEpisode(str(task), actions[start:end], executed[start:end], noisy[start:end])
+            for task, start, end in zip(file["tasks"], starts, ends, strict=True)
         ]
 
 
@@ -34,7 +34,7 @@ def write_sample(episodes: list[ActionEpisode], path: Path = SAMPLE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
-        names=np.array([e.name for e in episodes]),
+        tasks=np.array([e.task for e in episodes]),
         lengths=np.array([len(e.actions) for e in episodes]),
         actions=np.concatenate([e.actions for e in episodes]),
         executed=np.concatenate([e.executed for e in episodes]),

@@ -19,11 +19,13 @@ RAD_PER_UNIT = 0.5
 
 @dataclass(frozen=True)
 class ChunkError:
-    """Errors over all steps of all chunks; mm over dx, dy, dz and rad over droll, dpitch, dyaw, per step and axis."""
+    """Absolute errors per step and axis over all chunks; mm over dx, dy, dz and rad over droll, dpitch, dyaw."""
 
+    mean_mm: float
     rms_mm: float
     p95_mm: float
     max_mm: float
+    mean_rad: float
     rms_rad: float
     p95_rad: float
     max_rad: float
@@ -50,5 +52,10 @@ def errors_per_level(codec: RFSQCodec, chunks: NDArray[np.float32]) -> list[Chun
     return [chunk_error(codec.decode(tokens[:used]).numpy(), chunks) for used in range(1, codec.levels + 1)]
 
 
-def _summary(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(np.sqrt((values**2).mean())), float(np.quantile(values, 0.95)), float(values.max())
+def _summary(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    return (
+        float(values.mean()),
+        float(np.sqrt((values**2).mean())),
+        float(np.quantile(values, 0.95)),
+        float(values.max()),
+    )

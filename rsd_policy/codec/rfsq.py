@@ -76,6 +76,7 @@ class RFSQCodec:
         powers = torch.tensor([float(bins) ** -(level + 1) for level in range(levels)], dtype=torch.float64)
         self.widths = 2.0 * powers[:, None] * self.scale[None, :]
         """[levels, 7] cell width per level and degree of freedom, action units."""
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.carries = torch.ones(levels, ACTION_DIM, dtype=torch.bool)
         """[levels, 7], False where a digit is the same for every action: the gripper's from L1 on."""
         self.carries[1:, GRIPPER] = False
@@ -119,10 +120,10 @@ class RFSQCodec:
             raise ActionError(f"codec encode: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec encode: expected finite actions, got NaN or infinity")
-        limit, finest = self.limit.to(actions.device), self.widths[-1].to(actions.device)
+        limit, widths = self._constants_on(actions.device)
         outermost = (self.bins**self.levels - 1) // 2
         clipped = torch.minimum(torch.maximum(actions.to(torch.float64), -limit), limit)
-        number = torch.round(clipped / finest).to(torch.int64).clamp(-outermost, outermost)
+        number = torch.round(clipped / widths[-1]).to(torch.int64).clamp(-outermost, outermost)
         # Ordinary base-`bins` digits of the shifted number are the balanced digits plus half.
         number = number + outermost
         tokens = []
@@ -154,8 +155,8 @@ class RFSQCodec:
         number = tokens[0] - self.half
         for digits in tokens[1:]:
             number = number * self.bins + (digits - self.half)
-        limit, width = self.limit.to(tokens.device), self.widths[used - 1].to(tokens.device)
-        actions = torch.minimum(torch.maximum(number * width, -limit), limit)
+        limit, widths = self._constants_on(tokens.device)
+        actions = torch.minimum(torch.maximum(number * widths[used - 1], -limit), limit)
         actions[..., GRIPPER] = torch.where(number[..., GRIPPER] > 0, 1.0, -1.0)
         return actions.to(torch.float32)
 
@@ -163,6 +164,12 @@ class RFSQCodec:
         """Bits of a chunk at a fixed rate, for each prefix of levels: log2(bins) a digit, one a gripper command."""
         per_level = (ACTION_DIM - 1) * math.log2(self.bins)
         return [horizon * (1.0 + per_level * used) for used in range(1, self.levels + 1)]
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """limit [7] and widths [levels, 7] on a device, copied once: a copy per chunk would stall a GPU."""
+        if device not in self._copies:
+            self._copies[device] = self.limit.to(device), self.widths.to(device)
+        return self._copies[device]
 
     def _log_error(self, actions: Tensor) -> Tensor:
         """[7], mean over prefixes of levels of the log of the RMS error."""

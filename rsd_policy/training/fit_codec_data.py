@@ -25,23 +25,23 @@ class ActionEpisode:
     """The actions of one demonstration.
 
     Attributes:
-        name: suite, task and episode, unique within a directory.
+        task: what was done, the same for all episodes of a task.
         actions: float32 [N, 7], what the demonstrator wanted at each control step, action units.
         executed: float32 [N, 7], what was sent to the robot.
         noisy: bool [N], where the two differ on purpose: what follows answers to another state.
     """
 
-    name: str
+    task: str
     actions: NDArray[np.float32]
     executed: NDArray[np.float32]
     noisy: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         if self.actions.ndim != 2 or self.actions.shape[1] != ACTION_DIM or self.executed.shape != self.actions.shape:
-            raise ActionError(f"{self.name}: expected actions [N, {ACTION_DIM}], got {list(self.actions.shape)}")
+            raise ActionError(f"{self.task}: expected actions [N, {ACTION_DIM}], got {list(self.actions.shape)}")
         if not np.isfinite(self.actions).all() or np.abs(self.actions).max(initial=0.0) > 1.0 + 1e-6:
             raise ActionError(
-                f"{self.name}: expected finite actions in [-1, 1], got a largest magnitude of "
+                f"{self.task}: expected finite actions in [-1, 1], got a largest magnitude of "
                 f"{np.abs(self.actions).max(initial=0.0)}"
             )
 
@@ -54,11 +54,12 @@ def read_actions(directory: Path) -> list[ActionEpisode]:
     """
     episodes: list[ActionEpisode] = []
     for path in sorted(directory.rglob(f"*{SUFFIX}")):
-        name = f"{path.parent.name}/{path.stem}"
+        # `rsd collect` names the placement behind the task; LIBERO keeps a task a file.
+        task = f"{path.parent.name}/{path.stem.partition('-seed')[0]}"
         try:
             with h5py.File(path, "r") as file:
                 numbers = sorted(int(key.removeprefix("demo_")) for key in file["data"])
-                episodes += [_episode(f"{name}/{n}", file[f"data/demo_{n}"]) for n in numbers]
+                episodes += [_episode(task, file[f"data/demo_{n}"]) for n in numbers]
         except (OSError, ValueError, KeyError) as error:
             raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
     if not episodes:
@@ -92,13 +93,13 @@ def chunk_starts(episode: ActionEpisode, horizon: int) -> NDArray[np.int64]:
     return starts[~before_last.any(axis=1)]
 
 
-def _episode(name: str, group: Any) -> ActionEpisode:
+def _episode(task: str, group: Any) -> ActionEpisode:
     executed = np.asarray(group["actions"], dtype=np.float32)
     if "expert_actions" in group:
         wanted = np.asarray(group["expert_actions"], dtype=np.float32)
-        return ActionEpisode(name, wanted, executed, np.any(wanted != executed, axis=1))
+        return ActionEpisode(task, wanted, executed, np.any(wanted != executed, axis=1))
     # As in training, what moves nothing is left out of people's demonstrations.
     moves = np.linalg.norm(executed[:, :-1], axis=1) > STILL
     moves[1:] |= executed[1:, -1] != executed[:-1, -1]
     kept = np.clip(executed[moves], -1.0, 1.0)
-    return ActionEpisode(name, kept, kept, np.zeros(len(kept), dtype=np.bool_))
+    return ActionEpisode(task, kept, kept, np.zeros(len(kept), dtype=np.bool_))
