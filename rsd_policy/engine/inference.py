@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from rsd_policy.engine.stages import Stages
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, ObservationError, RSDError
 from rsd_policy.observation import ACTION_DIM, ActionChunk, ChunkStats, Observation
+from rsd_policy.settings import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
     from rsd_policy.backbones.openvla.reference import ReferencePolicy
@@ -89,7 +90,7 @@ class RSDInferenceEngine:
     def __init__(
         self,
         policy: Policy,
-        mode: Mode = "speculative",
+        mode: Mode = DEFAULT_MODE,
         device: str | torch.device = "cpu",
         *,
         execute_steps: int | None = None,
@@ -112,7 +113,8 @@ class RSDInferenceEngine:
         # A policy without heads of ours answers with the output head that it came with.
         self._reference = policy.reference if policy.heads is None else None
         if self._reference is None or mode != "baseline":
-            self._stages = Stages.of(policy.backbone, policy.rsd, graphed=cuda_graphs and self.device.type == "cuda")
+            graphed = cuda_graphs and self.device.type == "cuda"
+            self._stages = Stages.of(policy.backbone, policy.rsd, policy.deviation, graphed=graphed)
         rule = policy.manifest["acceptance"]
         self.acceptance = Acceptance(float(rule["threshold"]), np.asarray(rule["tolerance"], dtype=np.float32))
         self.gate = self._gate(gate, alpha) if mode == "gated" else None
@@ -240,11 +242,11 @@ class RSDInferenceEngine:
         last = self._last_action
         if not self.gate.eligible(draft.actions, last):
             return False
-        assert self.policy.deviation is not None, "checked when the engine was made"
+        assert self._stages.deviation is not None, "checked when the engine was made"
         first = torch.tensor([last is None], device=self.device)
         tail = np.zeros(ACTION_DIM, np.float32) if last is None else last
-        probability = self.policy.deviation(
-            self.policy.backbone.action_hidden(hidden),
+        probability = self._stages.deviation(
+            hidden,
             torch.from_numpy(draft.margins)[:, None].to(self.device),
             torch.from_numpy(draft.actions)[None].to(self.device),
             torch.from_numpy(tail)[None].to(self.device),

@@ -12,6 +12,7 @@ from torch import Tensor
 from rsd_policy.backbones.base import Backbone
 from rsd_policy.checkpoints.policy import Heads
 from rsd_policy.engine.cuda_graph import GraphedStage
+from rsd_policy.heads import DeviationPredictor
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Stages:
         embed: the backbone's inputs -> x [B, S, hidden_size].
         layers_early: x -> x after layers 0 .. k-1.
         draft: x after layer k-1 -> tokens and margins [3, B, T, D].
+        deviation: x after layer k-1 and what else DeviationPredictor.forward reads -> probability [B, T]; None for a
+            policy that was never calibrated.
         layers_late: x after layer k-1 -> x after the last layer.
         head: x after the last layer -> tokens and margins [8, B, T, D].
     """
@@ -31,9 +34,12 @@ class Stages:
     draft: Callable[[Tensor], Any]
     layers_late: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Any]
+    deviation: Callable[..., Tensor] | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone, heads: Heads, *, graphed: bool) -> Stages:
+    def of(
+        cls, backbone: Backbone, heads: Heads, deviation: DeviationPredictor | None = None, *, graphed: bool
+    ) -> Stages:
         """Stages of a policy; `graphed` needs it to be on a GPU."""
         calls: list[Callable[..., Any]] = [
             lambda inputs: backbone.embed(inputs),
@@ -42,6 +48,8 @@ class Stages:
             lambda x: backbone.forward_layers(x, heads.exit_layer, backbone.num_layers),
             lambda x: heads.head(backbone.action_hidden(x)),
         ]
+        if deviation is not None:
+            calls.append(lambda x, *known: deviation(backbone.action_hidden(x), *known))
         if graphed:
             pool = torch.cuda.graph_pool_handle()
             embed = GraphedEmbed(backbone, pool) if backbone.static_embed else calls[0]
