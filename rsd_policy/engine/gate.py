@@ -23,13 +23,15 @@ class Gate:
         alpha: promised bound on P(deviation > tolerance | skipped); see `engine.calibration`.
         steps: length of the prefix that the probability is about. Executing fewer steps keeps the promise, as a prefix
             of a chunk within tolerance is within tolerance.
-        gripper_rule: a predicted change of the gripper always verifies, and so does the first chunk of an episode, of
-            which nobody knows what the hand was told before: opening and closing it decide a task.
+        start_gripper: what the hand was told before an episode's first chunk, where the calibration knew it; with None
+            the first chunk always verifies.
+        gripper_rule: a predicted change of the gripper always verifies: opening and closing the hand decide a task.
     """
 
     threshold: float
     alpha: float
     steps: int
+    start_gripper: float | None = None
     gripper_rule: bool = True
 
     @classmethod
@@ -60,7 +62,7 @@ class Gate:
                 f"tested is bounded by {curve.bound[0]:.3f} only; choose a larger alpha, calibrate with more episodes "
                 "(`rsd calibrate`), or use mode 'speculative'"
             )
-        return cls(threshold=curve.threshold[index], alpha=wanted, steps=int(entry["steps"]))
+        return cls(curve.threshold[index], wanted, int(entry["steps"]), entry.get("start_gripper"))
 
     def eligible(self, draft_actions: NDArray[np.float32], last_action: NDArray[np.float32] | None) -> bool:
         """The gripper rule does not demand a verification.
@@ -71,8 +73,8 @@ class Gate:
         """
         if not self.gripper_rule:
             return True
-        gripper = draft_actions[: self.steps, GRIPPER]
-        return last_action is not None and bool((gripper == last_action[GRIPPER]).all())
+        before = self.start_gripper if last_action is None else last_action[GRIPPER]
+        return before is not None and bool((draft_actions[: self.steps, GRIPPER] == before).all())
 
     def lets_through(self, probability: NDArray[np.float32]) -> bool:
         """The predicted probability [T] of DeviationPredictor reaches the threshold."""

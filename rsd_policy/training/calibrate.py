@@ -25,7 +25,15 @@ from rsd_policy.device import parse_device
 from rsd_policy.engine.calibration import Curve, episodes_needed
 from rsd_policy.errors import RSDError
 from rsd_policy.evaluation.protocol import parse_indices
-from rsd_policy.training.calibrate_fit import fit_predictor, measure_curve, quality, split, to_chunks, to_rows
+from rsd_policy.training.calibrate_fit import (
+    START_GRIPPER,
+    fit_predictor,
+    measure_curve,
+    quality,
+    split,
+    to_chunks,
+    to_rows,
+)
 from rsd_policy.training.calibrate_plot import plot_calibration
 from rsd_policy.training.calibrate_rollouts import DRAFT_SHARE, Place, Rollout, fingerprint
 from rsd_policy.training.calibrate_workers import record
@@ -116,6 +124,7 @@ def calibrate(policy: Policy, rollouts: Sequence[Rollout], steps: int, alpha: fl
         "alpha": alpha,
         "confidence": curve.confidence,
         "steps": steps,
+        "start_gripper": START_GRIPPER,
         "thresholds": [_operating_point(curve, a) for a in sorted({alpha, *ALPHAS})],
         "curve": curve.to_manifest(),
         "predictor": quality(held, chunks, steps),

@@ -34,6 +34,9 @@ PATIENCE = 25
 LEAST_GAIN = 1e-4
 """In held-out loss; less than that is no better."""
 
+START_GRIPPER = -1.0
+"""In LIBERO the hand is told to open while the objects settle, before the first observation."""
+
 LEAST_EPISODES = 6
 """Two to train, one to stop, three to calibrate: enough to run, though hardly for a guarantee."""
 
@@ -83,7 +86,7 @@ def split(rollouts: Sequence[Rollout], seed: int) -> tuple[list[Rollout], list[R
 
 def to_rows(rollouts: Sequence[Rollout], tolerance: NDArray[np.float32], steps: int) -> Rows:
     """Stack chunks; eligibility is the gate's own rule for `steps` executed steps."""
-    rule = Gate(threshold=0.0, alpha=1.0, steps=steps)
+    rule = Gate(threshold=0.0, alpha=1.0, steps=steps, start_gripper=START_GRIPPER)
 
     def stacked(name: str) -> Any:
         return np.concatenate([getattr(r, name) for r in rollouts])
@@ -178,7 +181,7 @@ def measure_curve(stop: Chunks, calibrate: Chunks) -> Curve:
         RSDError: no chunk is eligible, so that there is nothing to choose.
     """
     if not stop.eligible.any():
-        raise RSDError("calibration: every chunk changes the gripper or is the first: the gate has nothing to decide")
+        raise RSDError("calibration: every chunk changes the gripper: the gate has nothing to decide")
     return Curve.measure(calibrate, thresholds_from(stop.score[stop.eligible]))
 
 

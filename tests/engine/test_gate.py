@@ -35,6 +35,9 @@ def test_first_chunk_and_gripper_changes_are_not_eligible() -> None:
     assert gate.eligible(changes, last)
     changes[3, GRIPPER] = -1.0
     assert not gate.eligible(changes, last)
+    from_open = Gate(threshold=0.0, alpha=0.1, steps=4, start_gripper=-1.0)
+    assert from_open.eligible(chunk(-1.0), None) and not from_open.eligible(chunk(), None)
+    assert from_open.eligible(chunk(), last) and not from_open.eligible(chunk(-1.0), last)
     free = Gate(threshold=0.0, alpha=0.1, steps=4, gripper_rule=False)
     assert free.eligible(changes, last) and free.eligible(chunk(), None)
 

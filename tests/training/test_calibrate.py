@@ -69,7 +69,7 @@ def test_written_checkpoint_gates_and_its_manifest_tells_how(rollouts: list[Roll
     assert point["skip_rate"] > 0.2 and point["deviation_rate"] < point["bound"] <= 0.1
     assert entry["calibration"]["episodes"] == 160 and entry["calibration"]["calibrating_episodes"] == 80
     gate = RSDInferenceEngine(loaded, "gated").gate
-    assert gate is not None and (gate.threshold, gate.alpha, gate.steps) == (point["threshold"], 0.1, 8)
+    assert gate == Gate(point["threshold"], alpha=0.1, steps=8, start_gripper=-1.0)
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
 
 
