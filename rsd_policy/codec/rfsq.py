@@ -76,7 +76,9 @@ class RFSQCodec:
         powers = torch.tensor([float(bins) ** -(level + 1) for level in range(levels)], dtype=torch.float64)
         self.widths = 2.0 * powers[:, None] * self.scale[None, :]
         """[levels, 7] cell width per level and degree of freedom, action units."""
-        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.places = torch.tensor([bins ** (levels - 1 - level) for level in range(levels)])
+        """[levels], what a digit counts for in the number of the finest cell."""
+        self._copies: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         self.carries = torch.ones(levels, ACTION_DIM, dtype=torch.bool)
         """[levels, 7], False where a digit is the same for every action: the gripper's from L1 on."""
         self.carries[1:, GRIPPER] = False
@@ -120,16 +122,12 @@ class RFSQCodec:
             raise ActionError(f"codec encode: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec encode: expected finite actions, got NaN or infinity")
-        limit, widths = self._constants_on(actions.device)
+        limit, widths, places = self._constants_on(actions.device)
         outermost = (self.bins**self.levels - 1) // 2
         clipped = torch.minimum(torch.maximum(actions.to(torch.float64), -limit), limit)
         number = torch.round(clipped / widths[-1]).to(torch.int64).clamp(-outermost, outermost)
-        # Ordinary base-`bins` digits of the shifted number are the balanced digits plus half.
-        number = number + outermost
-        tokens = []
-        for level in range(self.levels):
-            tokens.append(number // self.bins ** (self.levels - 1 - level) % self.bins)
-        stacked = torch.stack(tokens)
+        # Ordinary digits of the shifted number are the balanced digits plus half.
+        stacked = (number + outermost) // places.view((self.levels,) + (1,) * number.ndim) % self.bins
         stacked[..., GRIPPER] = self.half
         stacked[0, ..., GRIPPER] = torch.where(actions[..., GRIPPER] > 0, self.bins - 1, 0)
         return stacked
@@ -152,10 +150,9 @@ class RFSQCodec:
             raise ActionError(
                 f"codec decode: expected tokens [1..{self.levels}, ..., {ACTION_DIM}], got {list(tokens.shape)}"
             )
-        number = tokens[0] - self.half
-        for digits in tokens[1:]:
-            number = number * self.bins + (digits - self.half)
-        limit, widths = self._constants_on(tokens.device)
+        limit, widths, places = self._constants_on(tokens.device)
+        weights = places[self.levels - used :].view((used,) + (1,) * (tokens.ndim - 1))
+        number = ((tokens - self.half) * weights).sum(dim=0)
         actions = torch.minimum(torch.maximum(number * widths[used - 1], -limit), limit)
         actions[..., GRIPPER] = torch.where(number[..., GRIPPER] > 0, 1.0, -1.0)
         return actions.to(torch.float32)
@@ -165,10 +162,10 @@ class RFSQCodec:
         per_level = (ACTION_DIM - 1) * math.log2(self.bins)
         return [horizon * (1.0 + per_level * used) for used in range(1, self.levels + 1)]
 
-    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """limit [7] and widths [levels, 7] on a device, copied once: a copy per chunk would stall a GPU."""
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """limit [7], widths [levels, 7] and places [levels] on a device, copied once: a copy per chunk stalls a GPU."""
         if device not in self._copies:
-            self._copies[device] = self.limit.to(device), self.widths.to(device)
+            self._copies[device] = self.limit.to(device), self.widths.to(device), self.places.to(device)
         return self._copies[device]
 
     def _log_error(self, actions: Tensor) -> Tensor:
