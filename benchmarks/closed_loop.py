@@ -30,6 +30,7 @@ from rsd_policy.evaluation.drivers import EngineDriver
 from rsd_policy.evaluation.episode import run_episode
 from rsd_policy.evaluation.protocol import EpisodeSpec
 from rsd_policy.evaluation.results import EpisodeResult
+from rsd_policy.exit_status import DONE, NOT_RUN
 from rsd_policy.nodes.conductor import Conductor
 from rsd_policy.nodes.eval_node import bring_up
 from rsd_policy.supervisor import end_processes, ros_domain, start_process
@@ -141,14 +142,14 @@ def main(argv: list[str]) -> int:
         result = measure(arguments.policy, arguments.mode, arguments.task, arguments.rounds)
     except RSDError as error:
         print(f"closed_loop: {error}", file=sys.stderr)
-        return 4
+        return NOT_RUN
     print(f"{result['command']}\n{result['hardware']['cpu']}, {result['hardware']['cores']} cores, {result['date']}")
     for name, row in result["steps_per_s"].items():
         print(f"{name:<12}{row['median']:>8.1f} steps/s (median)")
     print(f"{'ratio':<12}{result['ratio']['median']:>8.2f} (asked: at least {ASKED})")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy import Observation, RSDInferenceEngine, load_policy
-from rsd_policy.engine.inference import MODES
 from rsd_policy.errors import CheckpointError, RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.statistics import latency_summary, paired_ratio
+from rsd_policy.exit_status import DONE, NOT_SET_UP
 from rsd_policy.observation import ActionChunk
+from rsd_policy.settings import MODES
 from sim_bridge.libero_env import LiberoEnv
 
 WARM_UP = 5
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         result = measure(arguments.policy, arguments.device, arguments.threads, arguments.chunks)
     except RSDError as error:
         print(f"rsd bench: {error}", file=sys.stderr)
-        return 3
+        return NOT_SET_UP
     for mode, row in result["modes"].items():
         latency, first = row["latency_ms"], row["first_action_ms"]
         stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in row["stage_ms"].items())
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         print(f"{mode:>11}: not measured: {reason}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return DONE
 
 
 def measure(policy_name: str, device: str, threads: int, chunks: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rsd_policy.evaluation.comparison import findings
 from rsd_policy.evaluation.markdown import results_table, setting, table, tasks_table
 from rsd_policy.evaluation.runs import Run, load_runs
 from rsd_policy.evaluation.summary import write_atomically
+from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
 
 PAGE = Path("docs") / "results.md"
 PLOTS = "results"
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
         groups = load_runs(arguments.directories)
     except RSDError as error:
         print(f"results: {error}", file=sys.stderr)
-        return 2
+        return WRONG_ARGUMENTS
     plots = arguments.out.parent / PLOTS
     plots.mkdir(parents=True, exist_ok=True)
     sections = [HEAD, _overview(groups)]
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
         sections.append(_section(name, group, plots))
     write_atomically(arguments.out, "\n\n".join(sections) + "\n")
     print(f"wrote {arguments.out} and {len(list(plots.glob('*.png')))} plots in {plots}")
-    return 0
+    return DONE
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -34,6 +34,7 @@ from rsd_policy.bringup import NodeSpec
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.statistics import latency_summary
+from rsd_policy.exit_status import DONE, NOT_RUN
 from rsd_policy.nodes.messages import ARM_JOINTS, GRIPPER_JOINTS, image_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT
@@ -187,7 +188,7 @@ def main(argv: list[str]) -> int:
         result = measure(arguments.policy, arguments.mode, arguments.frames)
     except EpisodeError as error:
         print(f"ros_latency: {error}", file=sys.stderr)
-        return 4
+        return NOT_RUN
     print(f"{result['command']}\n{result['hardware']['cpu']}, {result['hardware']['cores']} cores, {result['date']}")
     print(f"{'ms':<28}{'p50':>8}{'p95':>8}{'p99':>8}")
     for key, label in (
@@ -200,7 +201,7 @@ def main(argv: list[str]) -> int:
     print(f"{'asked of ROS':<28}{P50_MS:>8.2f}{'':>8}{P99_MS:>8.2f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
-from rsd_policy.bringup import EVAL_ARGUMENTS, EVAL_CONFIG, NodeSpec, eval_nodes
+from rsd_policy.bringup import EVAL_ARGUMENTS, NodeSpec, eval_nodes
+from rsd_policy.settings import EVAL_CONFIG
 
 
 def _node(spec: NodeSpec) -> Node:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
-from rsd_policy.evaluation.protocol import CLOCKS, DEFAULT_SUITE, DEFAULT_TASKS, EXPERT, MODES
+from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES
 from sim_bridge.libero_assets import SUITES
 
 ParameterValue: TypeAlias = "bool | int | float | str | Sequence[str]"
-
-EVAL_CONFIG = Path("config") / "eval.yaml"
-"""Parameters of the evaluation graph that are not arguments; relative to the repository or the share folder."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ EVAL_ARGUMENTS = (
     Argument("tasks", DEFAULT_TASKS, "Tasks of the suite, such as 0-9 or 0,3"),
     Argument("num_trials", "1", "Canonical initial states 0..N-1 of each task are run (1..50)"),
     Argument("policy", "mini", f"mini, {EXPERT} (scripted, simulation only), or the directory of a checkpoint"),
-    Argument("mode", MODES[0], "Inference mode", MODES),
+    Argument("mode", DEFAULT_MODE, "Inference mode", MODES),
     Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says", ("true", "false")),
     Argument("clock", CLOCKS[0], "lockstep: the simulation waits for the policy; realtime: 20 Hz", CLOCKS),
     Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),

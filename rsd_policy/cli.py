@@ -8,7 +8,8 @@ import sys
 import traceback
 from importlib import import_module
 
-from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError, SimulationError
+from rsd_policy.errors import RSDError
+from rsd_policy.exit_status import DONE, INTERRUPTED, WRONG_ARGUMENTS, exit_status
 
 COMMANDS = {
     "eval": ("rsd_policy.evaluation.cli_eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
@@ -28,17 +29,6 @@ COMMANDS = {
 
 SHELL_COMMANDS = {"setup": "only set up .venv and ros2_ws; --clean: from nothing"}
 """Subcommands that the `rsd` script runs itself, before any Python exists."""
-
-DONE, FAILED, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 4, 130
-
-
-def exit_status(error: RSDError) -> int:
-    """3 when the machine or a checkpoint is not ready, 4 when episodes could not be run, else 2: a wrong request."""
-    if isinstance(error, (SetupError, CheckpointError)):
-        return NOT_SET_UP
-    if isinstance(error, (EpisodeError, SimulationError)):
-        return NOT_RUN
-    return WRONG_ARGUMENTS
 
 
 def usage() -> str:

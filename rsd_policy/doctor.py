@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.errors import RSDError, SetupError
+from rsd_policy.exit_status import NOT_SET_UP
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERFACES = ROOT / "ros2_ws" / "src" / "rsd_msgs"
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
         print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.name:<14} {finding.text}", flush=True)
     if missing:
         print(f"rsd doctor: {missing} of {len(checks)} missing", file=sys.stderr)
-        return 3
+        return NOT_SET_UP
     return 0
 
 

@@ -7,6 +7,10 @@ class RSDError(Exception):
     """Base of every error that rsd_policy raises on purpose."""
 
 
+class ArgumentError(RSDError):
+    """An argument or a setting is outside what is allowed; the message says what is."""
+
+
 class ObservationError(RSDError):
     """An observation is incomplete or malformed (missing camera, wrong shape or dtype, non-finite state)."""
 

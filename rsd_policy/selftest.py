@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rsd_policy.errors import SetupError
+from rsd_policy.exit_status import DONE, FAILED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,4 +31,4 @@ def main(argv: list[str]) -> int:
             failed.append(name)
     if failed and failed != ["pytest"]:
         print(f"rsd test: failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    return FAILED if failed else DONE

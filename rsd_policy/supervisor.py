@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from rsd_policy.bringup import EVAL_CONFIG, NodeSpec, ParameterValue, eval_nodes
+from rsd_policy.bringup import NodeSpec, ParameterValue, eval_nodes
 from rsd_policy.errors import EpisodeError, SetupError
-from rsd_policy.evaluation.protocol import MODES, EvalConfig, format_indices
+from rsd_policy.evaluation.protocol import EvalConfig, format_indices
+from rsd_policy.settings import DEFAULT_MODE, EVAL_CONFIG
 
 SUPERVISOR_PID = "RSD_SUPERVISOR_PID"
 """Environment variable that tells a node which process it must not outlive."""
@@ -64,7 +65,7 @@ def run_eval(config: EvalConfig, out: Path) -> int:
         tasks=format_indices(config.tasks),
         num_trials=config.num_trials,
         policy=config.policy,
-        mode=config.mode or MODES[0],
+        mode=config.mode or DEFAULT_MODE,
         clock=config.clock,
         device=config.device or "cpu",
         seed=config.seed,

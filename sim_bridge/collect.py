@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rsd_policy.errors import EpisodeError, RSDError, SetupError
+from rsd_policy.errors import EpisodeError, RSDError
+from rsd_policy.exit_status import DONE, INTERRUPTED, exit_status
 from sim_bridge.demonstrations import demonstration_path, write_demonstration
 from sim_bridge.libero_assets import SUITES, num_tasks
 
@@ -84,27 +85,18 @@ def open_seeds(config: CollectConfig) -> dict[int, list[int]]:
 
 
 def main(argv: list[str]) -> int:
-    """Parse arguments, collect, print a table. Returns the exit code of `rsd_policy.errors`' conventions:
-
-    0 done, 2 wrong arguments, 3 not set up, 4 an episode could not be run.
-    """
+    """Parse arguments, collect, print a table. Returns the exit status (rsd_policy/exit_status.py)."""
     try:
         config, workers = _parse(argv)
         outcomes, seconds = collect(config, workers)
-    except SetupError as error:
-        print(f"rsd collect: {error}", file=sys.stderr)
-        return 3
-    except EpisodeError as error:
-        print(f"rsd collect: {error}", file=sys.stderr)
-        return 4
     except RSDError as error:
         print(f"rsd collect: {error}", file=sys.stderr)
-        return 2
+        return exit_status(error)
     except KeyboardInterrupt:
         print("rsd collect: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     _report(config, outcomes, seconds)
-    return 0
+    return DONE
 
 
 def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:

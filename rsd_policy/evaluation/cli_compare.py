@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.errors import RSDError
+from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
 
 
 def main(argv: list[str]) -> int:
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> int:
             _compare(arguments.a, directory, as_json=arguments.json)
     except RSDError as error:
         print(f"rsd compare: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return WRONG_ARGUMENTS
+    return DONE
 
 
 def _compare(reference: Path, directory: Path, *, as_json: bool) -> None:

@@ -8,20 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError
-from rsd_policy.evaluation.protocol import (
-    CLOCKS,
-    DEFAULT_SUITE,
-    DEFAULT_TASKS,
-    EXPERT,
-    MODES,
-    ArgumentError,
-    EvalConfig,
-    parse_indices,
-)
-
-DONE, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 2, 3, 4, 130
-"""Exit statuses."""
+from rsd_policy.errors import ArgumentError, CheckpointError, EpisodeError, RSDError, SetupError
+from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT, EvalConfig, parse_indices
+from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, shared_settings
 
 
 def main(argv: list[str]) -> int:
@@ -63,14 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-trials", type=int, default=1, metavar="N", help="canonical initial states 0..N-1 of each task (1)"
     )
-    parser.add_argument("--mode", default="speculative", metavar="MODE", help=f"{', '.join(MODES)} (%(default)s)")
+    parser.add_argument("--mode", default=DEFAULT_MODE, metavar="MODE", help=f"{', '.join(MODES)} (%(default)s)")
     parser.add_argument(
         "--policy", default="mini", metavar="POLICY", help=f"mini, {EXPERT}, or a checkpoint directory (%(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="results (out/eval-<name made from the arguments>)")
     parser.add_argument("--no-ros", action="store_true", help="the same loop in process, without ROS")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, with --no-ros (1)")
-    parser.add_argument("--clock", default="lockstep", metavar="CLOCK", help=f"{', '.join(CLOCKS)} (%(default)s)")
+    parser.add_argument("--clock", default=CLOCKS[0], metavar="CLOCK", help=f"{', '.join(CLOCKS)} (%(default)s)")
     parser.add_argument("--video", action="store_true", help="also write a video of each episode")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="places the fixtures (protocol: 0)")
     parser.add_argument("--device", default="cpu", help="torch device of the policy (%(default)s)")
@@ -88,6 +78,7 @@ def _config(arguments: argparse.Namespace) -> EvalConfig:
         ros=not arguments.no_ros,
         seed=arguments.seed,
         device=arguments.device,
+        **shared_settings(),
     )
     return config.with_checkpoint()
 

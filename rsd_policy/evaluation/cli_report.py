@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rsd_policy.errors import RSDError
+from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
         found = sorted(Path("out").glob(f"*/{DATABASE}"), key=lambda path: path.stat().st_mtime)
         if not found:
             print("rsd report: no results below out/; run `rsd eval` or name a result directory", file=sys.stderr)
-            return 2
+            return WRONG_ARGUMENTS
         directories = [found[-1].parent]
     try:
         for directory in directories:
@@ -37,5 +38,5 @@ def main(argv: list[str]) -> int:
             print(f"{'report':>22}  {directory / REPORT}")
     except RSDError as error:
         print(f"rsd report: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return WRONG_ARGUMENTS
+    return DONE

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from rsd_policy.errors import ArgumentError
 from rsd_policy.evaluation import plots
-from rsd_policy.evaluation.protocol import ArgumentError
 from rsd_policy.evaluation.report import STYLE
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.statistics import (

@@ -9,10 +9,11 @@ import numpy as np
 
 from rsd_policy.evaluation.protocol import EXPERT, EvalConfig
 from rsd_policy.observation import ActionChunk, ChunkStats
+from rsd_policy.settings import EXECUTE_STEPS
 from sim_bridge.libero_env import LiberoEnv
 
 if TYPE_CHECKING:
-    from rsd_policy.engine.inference import Mode
+    from rsd_policy.settings import Mode
 
 
 class Driver(Protocol):
@@ -32,10 +33,13 @@ class EngineDriver:
 
     needs_images = True
 
-    def __init__(self, policy: str, mode: str, device: str) -> None:
+    def __init__(self, policy: str, mode: str, device: str, execute_steps: int = int(EXECUTE_STEPS.default)) -> None:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch: only in the process that infers
 
-        self._engine = RSDInferenceEngine(load_policy(policy, device), mode=cast("Mode", mode), device=device)
+        loaded = load_policy(policy, device)
+        # a chunk that is shorter is executed whole
+        steps = min(execute_steps, loaded.horizon)
+        self._engine = RSDInferenceEngine(loaded, mode=cast("Mode", mode), device=device, execute_steps=steps)
 
     def reset(self, env: LiberoEnv) -> None:
         self._engine.reset()
@@ -76,4 +80,4 @@ def make_driver(config: EvalConfig) -> Driver:
     if config.policy == EXPERT:
         return ExpertDriver()
     assert config.mode is not None and config.device is not None
-    return EngineDriver(config.policy, config.mode, config.device)
+    return EngineDriver(config.policy, config.mode, config.device, config.execute_steps)

@@ -12,6 +12,7 @@ from rsd_policy.evaluation.drivers import Driver
 from rsd_policy.evaluation.protocol import EpisodeSpec
 from rsd_policy.evaluation.results import FAILURE, SUCCESS, ChunkRecord, EpisodeResult
 from rsd_policy.observation import ACTION_DIM
+from rsd_policy.settings import EXECUTE_STEPS, LIMIT
 from sim_bridge.libero_env import LiberoEnv
 
 StepCallback = Callable[[int, "float | None"], None]
@@ -19,13 +20,19 @@ StepCallback = Callable[[int, "float | None"], None]
 
 
 def run_episode(
-    env: LiberoEnv, driver: Driver, spec: EpisodeSpec, on_step: StepCallback = lambda step, ms: None
+    env: LiberoEnv,
+    driver: Driver,
+    spec: EpisodeSpec,
+    on_step: StepCallback = lambda step, ms: None,
+    *,
+    execute_steps: int = int(EXECUTE_STEPS.default),
+    limit: float = LIMIT.default,
 ) -> EpisodeResult:
     """Run one episode to success or to the step limit.
 
     Whenever the executor has no command left, the driver looks at the newest frame and gives a chunk. A frame is
     rendered after a step only when that step used the chunk's last command, as the ROS bridge does, so both loops
-    see the same frames and execute the same actions.
+    see the same frames and execute the same actions. `execute_steps` and `limit` are those of `EvalConfig`.
 
     Raises:
         RSDError: whatever the simulation, the policy or the executor refuses; the episode then has no outcome.
@@ -33,7 +40,7 @@ def run_episode(
     start = time.monotonic()
     env.reset(spec.trial, seed=spec.seed)
     driver.reset(env)
-    executor = ChunkExecutor(period=env.control_dt)
+    executor = ChunkExecutor(period=env.control_dt, execute_steps=execute_steps, limits=limit)
     actions: list[np.ndarray] = []
     chunks: list[ChunkRecord] = []
     success = False

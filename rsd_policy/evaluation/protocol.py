@@ -20,11 +20,10 @@ from rsd_policy.checkpoints.manifest import (
     sha256,
     verify_files,
 )
-from rsd_policy.errors import CheckpointError, RSDError
+from rsd_policy.errors import ArgumentError, CheckpointError
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, LIMIT, MODES, SHARED
 from sim_bridge.libero_env import MAX_STEPS, SUITES
 
-MODES = ("speculative", "gated", "baseline")
-CLOCKS = ("lockstep", "realtime")
 EXPERT = "expert"
 """Name of the scripted expert: it acts from privileged simulation state and has no modes."""
 
@@ -38,10 +37,6 @@ DEFAULT_SUITE = "libero_spatial"
 DEFAULT_TASKS = "0-2"
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-
-
-class ArgumentError(RSDError):
-    """An argument is outside what is allowed; the message says what is."""
 
 
 @dataclass(frozen=True, order=True)
@@ -103,6 +98,7 @@ class EvalConfig:
         ros: over the ROS graph, or in process.
         seed: protocol 0.
         device: torch device of the policy; None for the expert.
+        execute_steps, limit, image_size: see `rsd_policy.settings`; config/eval.yaml sets them.
 
     Raises:
         ArgumentError: a value outside what is allowed.
@@ -113,11 +109,14 @@ class EvalConfig:
     num_trials: int = 1
     policy: str = "mini"
     policy_sha256: str | None = None
-    mode: str | None = "speculative"
-    clock: str = "lockstep"
+    mode: str | None = DEFAULT_MODE
+    clock: str = CLOCKS[0]
     ros: bool = True
     seed: int = 0
     device: str | None = "cpu"
+    execute_steps: int = int(EXECUTE_STEPS.default)
+    limit: float = LIMIT.default
+    image_size: int = int(IMAGE_SIZE.default)
 
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
@@ -141,6 +140,8 @@ class EvalConfig:
             )
         if not 0 <= self.seed < 2**32:
             raise ArgumentError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        for setting in SHARED:
+            setting.check(getattr(self, setting.name))
         if self.policy == EXPERT:
             object.__setattr__(self, "mode", None)
             object.__setattr__(self, "device", None)

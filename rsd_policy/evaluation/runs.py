@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.evaluation.comparison import compare
-from rsd_policy.evaluation.protocol import MODES, EvalConfig
+from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
 from rsd_policy.evaluation.summary import summarise
+from rsd_policy.settings import MODES
 
 BASELINE = "baseline"
 
-MODE_ORDER = (BASELINE, *(mode for mode in MODES if mode != BASELINE), None)
+MODE_ORDER = (*MODES, None)
 """How runs of one setting are listed: the reference first, the expert (which has no mode) last."""
 
 Setting = tuple[Any, ...]

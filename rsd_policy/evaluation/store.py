@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from rsd_policy.errors import RSDError
-from rsd_policy.evaluation.protocol import ArgumentError, EpisodeSpec, EvalConfig
+from rsd_policy.errors import ArgumentError, RSDError
+from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
 from rsd_policy.evaluation.results import ERROR, ChunkRecord, EpisodeResult
 from rsd_policy.observation import ACTION_DIM
 

@@ -62,9 +62,17 @@ def work(connection: Connection, config: EvalConfig, directory: Path, log: Path,
                     if env is not None:
                         env.close()
                         env = None
-                    env = LiberoEnv(job.spec.suite, job.spec.task, render=driver.needs_images or video)
+                    rendered = driver.needs_images or video
+                    env = LiberoEnv(job.spec.suite, job.spec.task, image_size=config.image_size, render=rendered)
                 if job.replay is None:
-                    result = run_episode(env, driver, job.spec, lambda step, ms: connection.send(("step", step, ms)))
+                    result = run_episode(
+                        env,
+                        driver,
+                        job.spec,
+                        lambda step, ms: connection.send(("step", step, ms)),
+                        execute_steps=config.execute_steps,
+                        limit=config.limit,
+                    )
                     connection.send(("result", result))
                 else:
                     path = video_path(directory, job.spec)

@@ -17,10 +17,9 @@ from rsd_policy.control.chunk_executor import ChunkExecutor, Command
 from rsd_policy.errors import ActionError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.messages import ACTION_FRAME, actions_from_msg, to_nanoseconds, to_seconds, to_stamp
-from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_int
+from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_int, declare_setting
 from rsd_policy.nodes.runtime import COMMANDS, run_node
-
-CLOCKS = ("lockstep", "realtime")
+from rsd_policy.settings import CLOCKS, EXECUTE_STEPS, LIMIT
 
 
 class ActionExecutor(LifecycleNode):
@@ -30,8 +29,8 @@ class ActionExecutor(LifecycleNode):
         super().__init__("action_executor")
         self._realtime = declare_choice(self, "clock", CLOCKS, "What makes a control tick") == "realtime"
         self._period = declare_float(self, "period", 0.05, 0.001, 1.0, "Control period, s")
-        self._execute_steps = declare_int(self, "execute_steps", 8, 1, 255, "Steps executed of each chunk")
-        self._limit = declare_float(self, "limit", 1.0, 0.01, 1.0, "Largest command of any axis, action units")
+        self._execute_steps: int = declare_setting(self, EXECUTE_STEPS)
+        self._limit: float = declare_setting(self, LIMIT)
         self._stale_periods = declare_int(
             self, "stale_periods", 2, 1, 1000, "Real time: the policy is stale after so many ticks without a step"
         )

@@ -15,19 +15,25 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError
-from rsd_policy.evaluation.protocol import CLOCKS, MODES, ArgumentError, EvalConfig, parse_indices
+from rsd_policy.errors import ArgumentError, CheckpointError, EpisodeError, RSDError, SetupError
+from rsd_policy.evaluation.protocol import EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.tables import print_summary
+from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
-from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_float, declare_int, declare_text
+from rsd_policy.nodes.parameters import (
+    declare_bool,
+    declare_choice,
+    declare_float,
+    declare_int,
+    declare_setting,
+    declare_text,
+)
 from rsd_policy.nodes.runtime import die_with_supervisor
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
 from sim_bridge.libero_env import SUITES
-
-DONE, WRONG_ARGUMENTS, NOT_SET_UP, NOT_RUN, INTERRUPTED = 0, 2, 3, 4, 130
-"""Exit statuses, as of `rsd eval`."""
 
 START_TIMEOUT_S = 60.0
 """From the start of a process to its answer: importing torch on a loaded machine takes 10-20 s."""
@@ -45,10 +51,11 @@ class EvalNode(Node):
         self.tasks = declare_text(self, "tasks", "0-2", "Tasks, such as 0-9 or 0,3")
         self.num_trials = declare_int(self, "num_trials", 1, 1, 50, "Canonical initial states 0..N-1 of each task")
         self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")
-        self.mode = declare_choice(self, "mode", MODES, "Inference mode")
+        self.mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
         self.clock = declare_choice(self, "clock", CLOCKS, "When the simulation steps")
         self.seed = declare_int(self, "seed", 0, 0, 2**32 - 1, "Places the fixtures; protocol: 0")
         self.device = declare_text(self, "device", "cpu", "torch device of the policy")
+        self.shared = {setting.name: declare_setting(self, setting) for setting in SHARED}
         self.out = declare_text(self, "out", "", "Results; empty: out/eval-<name made from the arguments>")
         self.report = declare_bool(self, "report", True, "Write summary and report and print the table at the end")
         self.stall_timeout = declare_float(
@@ -76,6 +83,7 @@ class EvalNode(Node):
             clock=self.clock,
             seed=self.seed,
             device=self.device,
+            **self.shared,
         )
         return config.with_checkpoint()
 

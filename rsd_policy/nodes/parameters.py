@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+
+from rsd_policy.settings import Setting
 
 
 def declare_choice(node: Node, name: str, choices: Sequence[str], description: str, default: str | None = None) -> str:
@@ -41,6 +44,12 @@ def declare_int(node: Node, name: str, default: int, low: int, high: int, descri
     descriptor = ParameterDescriptor(description=description, integer_range=span, read_only=True)
     value: int = node.declare_parameter(name, default, descriptor).value
     return value
+
+
+def declare_setting(node: Node, setting: Setting) -> Any:
+    """A number that several nodes share."""
+    declare: Any = declare_int if isinstance(setting.default, int) else declare_float
+    return declare(node, setting.name, setting.default, setting.low, setting.high, setting.description)
 
 
 def declare_float(node: Node, name: str, default: float, low: float, high: float, description: str) -> float:

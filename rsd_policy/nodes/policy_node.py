@@ -27,13 +27,12 @@ from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
 from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.observation_sync import ObservationSync
-from rsd_policy.nodes.parameters import declare_choice, declare_int, declare_text
+from rsd_policy.nodes.parameters import declare_choice, declare_setting, declare_text
 from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
 from rsd_policy.observation import ActionChunk
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, MODES
 
-CLOCKS = ("lockstep", "realtime")
-MODES = ("speculative", "gated", "baseline")
 CAMERAS = ("agentview", "wrist")
 
 CHECK_PERIOD_S = 0.5
@@ -47,11 +46,11 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy_node")
         self._policy = declare_text(self, "policy", "mini", "'mini', or the directory of a checkpoint")
-        self._mode = declare_choice(self, "mode", MODES, "Inference mode")
+        self._mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
         self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
-        self._execute_steps = declare_int(self, "execute_steps", 8, 1, 255, "Steps executed of each chunk")
-        self._image_size = declare_int(self, "image_size", 256, 16, 2048, "Image size for the warm-up, px")
+        self._execute_steps: int = declare_setting(self, EXECUTE_STEPS)
+        self._image_size: int = declare_setting(self, IMAGE_SIZE)  # of the warm-up
         self._diagnostics = Diagnostics(self, self._device)
         self._diagnostics.set("inference", STALE, "not configured")
         self._sync = ObservationSync([*CAMERAS, "eef_pose", "joint_states"])
@@ -130,11 +129,12 @@ class PolicyNode(LifecycleNode):
     def _make_engine(self) -> Engine:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
+        policy = load_policy(self._policy, self._device)
         engine: Engine = RSDInferenceEngine(
-            load_policy(self._policy, self._device),
+            policy,
             mode=cast("Any", self._mode),
             device=self._device,
-            execute_steps=self._execute_steps,
+            execute_steps=min(self._execute_steps, policy.horizon),  # a chunk that is shorter is executed whole
         )
         return engine
 

@@ -25,14 +25,14 @@ from rsd_policy.control.chunk_executor import GRIPPER
 from rsd_policy.errors import ActionError, RSDError, SimulationError
 from rsd_policy.nodes.diagnostics import ERROR, OK, WARN, Diagnostics
 from rsd_policy.nodes.messages import to_stamp
-from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_int
+from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_setting
 from rsd_policy.nodes.runtime import COMMANDS, run_node
 from rsd_policy.observation import ACTION_DIM
+from rsd_policy.settings import CLOCKS, IMAGE_SIZE
 from sim_bridge.libero_assets import load_init_states, task_spec
 from sim_bridge.libero_env import LiberoEnv
 from sim_bridge.nodes.robot_topics import RobotTopics
 
-CLOCKS = ("lockstep", "realtime")
 RENDER = ("on_demand", "always", "never")
 
 ASK_AGAIN_S = 1.0
@@ -63,7 +63,7 @@ class BridgeNode(Node):
         super().__init__("sim_bridge")
         self._realtime = declare_choice(self, "clock", CLOCKS, "When the simulation steps") == "realtime"
         self._render = declare_choice(self, "render", RENDER, "Which control steps are rendered")
-        self._image_size = declare_int(self, "image_size", 256, 16, 2048, "Size of the images, px; LIBERO: 256")
+        self._image_size: int = declare_setting(self, IMAGE_SIZE)
         privileged = declare_bool(
             self, "publish_privileged_state", False, "Publish sim_state, which no robot has (for the expert)"
         )

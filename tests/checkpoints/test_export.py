@@ -17,6 +17,7 @@ from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import FAILURE, SUCCESS, ChunkRecord, EpisodeResult
 from rsd_policy.evaluation.runs import load_runs
 from rsd_policy.evaluation.store import ResultStore
+from rsd_policy.exit_status import NOT_SET_UP
 from tests.policies import random_observation, small_policy
 
 HARDWARE = {"cpu": "a CPU", "cores": 2, "memory_gib": 1.0, "device": "cpu", "gpu": None, "workers": 2, "system": "x"}
@@ -152,5 +153,5 @@ def test_the_command_says_what_it_wrote(source: Path, tmp_path: Path, capsys: py
     assert cli.main(["export", "--policy", str(source), "--out", str(out)]) == 0
     output = capsys.readouterr()
     assert f"wrote {out}" in output.out and "no closed-loop results" in output.err
-    assert cli.main(["export", "--policy", str(source), "--out", str(out)]) == cli.NOT_SET_UP
+    assert cli.main(["export", "--policy", str(source), "--out", str(out)]) == NOT_SET_UP
     assert "--replace" in capsys.readouterr().err

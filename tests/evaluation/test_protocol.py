@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from rsd_policy.errors import CheckpointError
-from rsd_policy.evaluation.protocol import ArgumentError, EpisodeSpec, EvalConfig, format_indices, parse_indices
+from rsd_policy.errors import ArgumentError, CheckpointError
+from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig, format_indices, parse_indices
 
 
 @pytest.mark.parametrize(

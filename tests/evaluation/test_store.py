@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsd_policy.evaluation.protocol import ArgumentError, EpisodeSpec, EvalConfig
+from rsd_policy.errors import ArgumentError
+from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import DATABASE, ResultStore, StoreError
 

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from rsd_policy.bringup import eval_nodes
+from rsd_policy.errors import ArgumentError
 from rsd_policy.evaluation.drivers import EngineDriver, ExpertDriver
 from rsd_policy.evaluation.episode import run_episode
 from rsd_policy.evaluation.protocol import EpisodeSpec
+from rsd_policy.evaluation.recorder import open_run
 from rsd_policy.evaluation.results import ERROR, SUCCESS
 from rsd_policy.evaluation.store import DATABASE, ResultStore
 from rsd_policy.supervisor import ros_domain, run_graph
@@ -123,9 +127,9 @@ def two_at_once(tmp_path_factory, untrained):
     return directory
 
 
-def in_process(suite: str, task: int, driver):
-    with LiberoEnv(suite, task, render=driver.needs_images) as env:
-        return run_episode(env, driver, EpisodeSpec(suite, task, 0))
+def in_process(suite: str, task: int, driver, image_size: int = 256, **settings):
+    with LiberoEnv(suite, task, image_size=image_size, render=driver.needs_images) as env:
+        return run_episode(env, driver, EpisodeSpec(suite, task, 0), **settings)
 
 
 def assert_same(over_ros, reference):
@@ -157,6 +161,36 @@ def test_a_policy_over_ros_acts_as_in_process_while_another_graph_runs(two_at_on
     (episode,) = results(two_at_once / "policy")
     assert episode.steps == 220
     assert_same(episode, in_process("libero_spatial", 4, EngineDriver(str(untrained), "speculative", "cpu")))
+
+
+def test_settings_of_the_file_hold_over_ros_as_in_process_and_are_recorded(tmp_path, untrained):
+    out = tmp_path / "out"
+    settings = {"execute_steps": 3, "limit": 0.4, "image_size": 64}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"/**": {"ros__parameters": settings}}))
+    specs = eval_nodes(
+        task_suite="libero_spatial",
+        tasks="4",
+        num_trials=1,
+        policy=str(untrained),
+        mode="speculative",
+        clock="lockstep",
+        device="cpu",
+        seed=0,
+        out=str(out),
+        report=False,
+    )
+    assert run_graph(specs, config=config, logs=tmp_path / "logs") == 0
+    with ResultStore.open_results(out) as store:
+        recorded = store.config
+        (episode,) = store.episodes()
+    assert {name: getattr(recorded, name) for name in settings} == settings
+    assert [chunk.step for chunk in episode.chunks] == list(range(0, 220, 3))
+    assert np.abs(episode.actions).max() == np.float32(0.4)
+    driver = EngineDriver(str(untrained), "speculative", "cpu", execute_steps=3)
+    assert_same(episode, in_process("libero_spatial", 4, driver, image_size=64, execute_steps=3, limit=0.4))
+    with pytest.raises(ArgumentError, match="execute_steps: 3 / 8"):
+        open_run(out, replace(recorded, execute_steps=8))
 
 
 def test_mini_over_ros_solves_its_task_and_acts_as_in_process(tmp_path):
