@@ -26,6 +26,9 @@ RIM_DEPTH = 0.015
 TOP_DEPTH = 0.026
 """How far the site goes below the top of an object taken across, m: 5 mm less than the palm allows."""
 
+LID_HEIGHT, LID_WIDTH, LID_DEPTH = 0.015, 0.03, 0.013
+"""A knob on a lid: so high and at most so wide, m; the site goes so far below its top."""
+
 CLEARANCE = 0.002
 """Room that an open hand needs around it to count as free, m."""
 
@@ -65,7 +68,7 @@ def candidates(position: Array, points: Array, obstacles: Array) -> list[Grasp]:
         points: [N, 3] on the object. obstacles: [M, 3] on everything else.
     """
     near = obstacles[np.linalg.norm(obstacles[:, :2] - position[:2], axis=1) < 0.25]
-    poses = _across(points) or _rim(points)
+    poses = _across(points) or _lid(points) or _rim(points)
     grasps = [Grasp(site - position, angle, _clearance(site, angle, near)) for site, angle in poses]
     return sorted(grasps, key=lambda grasp: min(0.0, round(grasp.clearance - CLEARANCE, 3)), reverse=True)
 
@@ -96,6 +99,16 @@ def _across(points: Array) -> list[tuple[Array, float]]:
                     centre = direction * middle + normal * ((along.max() + along.min()) / 2 + shift)
                     result.append((abs(shift), np.append(centre, height), float(angle % np.pi)))
     return [(site, angle) for _, site, angle in sorted(result, key=lambda entry: entry[0])]
+
+
+def _lid(points: Array) -> list[tuple[Array, float]]:
+    """Poses (site, angle) across a small knob on top of an object that is too wide itself; empty without a knob."""
+    top = points[:, 2].max()
+    knob = points[points[:, 2] > top - LID_HEIGHT, :2]
+    if np.ptp(knob, axis=0).max() > LID_WIDTH:
+        return []
+    site = np.append((knob.max(axis=0) + knob.min(axis=0)) / 2, top - LID_DEPTH)
+    return [(site, float(np.pi / 2)), (site, 0.0)]
 
 
 def _rim(points: Array) -> list[tuple[Array, float]]:

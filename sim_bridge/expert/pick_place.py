@@ -37,6 +37,13 @@ LOST_STEPS = 3
 MOVED, ROTATED = 0.01, 0.15
 """An object displaced (m) or turned (rad) so much since its grasp was chosen needs another grasp."""
 
+SHARED_MARGIN, SHARED_ROOM = 0.015, 0.08
+"""How far inside its border an object goes in a region that two objects share; and the distance to other objects from
+which on a side of it is free, m."""
+
+LOW = 0.018
+"""Height above the place's up to which an object is set down rather than dropped, m; 8 mm of it are aimed too deep."""
+
 MISSES_PER_GRASP = 2
 """Times that a grasp is tried before the next best one: most misses are a disturbance's fault, not the grasp's."""
 
@@ -194,12 +201,21 @@ class PickPlace:
         if goal.predicate == "on":
             floor = float(near[:, 2].max()) if len(near) else scene.support_height(float(place[2]) + 0.02)
             # aim 8 mm too deep: the object must touch
-            return np.zeros(2), floor + self._below - 0.008
+            return self._spot(scene), floor + self._below - 0.008
         inside = near[near[:, 2] < place[2]]
         floor = float(inside[:, 2].max()) if len(inside) else float(container[:, 2].min())
         hand_above = float(scene.hand_position()[2] - scene.position(goal.target)[2])
         palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - hand_above
         return np.zeros(2), max(floor + self._below + 0.02, palm_limit)
+
+    def _spot(self, scene: Scene) -> Array:
+        """[2], where in a region the object goes, m from its centre: two that share it take a side each."""
+        half = scene.place_half_size(self.goal)
+        if not self.goal.shared or self.goal.predicate != "on" or half < SHARED_MARGIN:
+            return np.zeros(2)
+        sides = [np.array([half - SHARED_MARGIN, 0.0]), np.array([SHARED_MARGIN - half, 0.0])]
+        centre = scene.place_position(self.goal)[:2]
+        return max(sides, key=lambda side: min(SHARED_ROOM, scene.nearest_other(self.goal.target, centre + side)))
 
     def _place(self, scene: Scene) -> Array:
         """[2], where the object's origin is to go, m."""
@@ -209,6 +225,10 @@ class PickPlace:
         error = self._place(scene) - scene.position(self.goal.target)[:2]
         low = self._place_height + (0.012 if self.goal.predicate == "in" else 0.004)
         return float(np.linalg.norm(error)) < 0.02 and scene.position(self.goal.target)[2] < low
+
+    def lowered(self, scene: Scene) -> bool:
+        """The object is so low over its place that it may be let go as soon as its goal is fulfilled."""
+        return bool(scene.position(self.goal.target)[2] < self._place_height + LOW)
 
     def _carry(self, scene: Scene) -> Array:
         hand = scene.hand_position()

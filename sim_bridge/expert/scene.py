@@ -35,11 +35,13 @@ class Goal:
         predicate: one of `ORDER`.
         target: name of the object to move; of the fixture to turn on.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
+        shared: another object is to go to the same place.
     """
 
     predicate: str
     target: str
     place: str
+    shared: bool = False
 
 
 class Scene:
@@ -166,10 +168,15 @@ class Scene:
             body = int(self._model.body_parentid[body])
         return body > 0
 
-    def place_half_size(self, goal: Goal) -> Array:
-        """[2], half the extent of a region in its own x and y, m; zero for an object: it has one right place."""
+    def place_half_size(self, goal: Goal) -> float:
+        """Half the extent of a region in its own x, m; 0 for an object: it has one right place."""
         site = self._raw.object_sites_dict.get(goal.place)
-        return np.zeros(2) if site is None else np.asarray(site.size, dtype=np.float64)[:2]
+        return 0.0 if site is None else float(np.asarray(site.size, dtype=np.float64)[0])
+
+    def nearest_other(self, target: str, xy: Array) -> float:
+        """Distance (m) in the plane from a place to the nearest movable object but `target`."""
+        others = [self.position(name)[:2] for name in self._raw.objects_dict if name != target]
+        return min((float(np.linalg.norm(other - xy)) for other in others), default=float("inf"))
 
     def points(self, name: str) -> Array:
         """[N, 3], points on the collision shapes of an object."""
@@ -199,9 +206,9 @@ class Scene:
         lower = [top for top in tops if top <= below]
         return max(lower) if lower else min(tops, default=below)
 
-    def knob(self, name: str) -> tuple[Array, float, float]:
+    def knob(self, name: str) -> tuple[Array, float, float, float]:
         """Of a fixture's first joint: its axis' place [3], m; direction of the turning part's ridge in the plane, rad
-        (one of its two ends); and height of the ridge's top, m."""
+        (one of its two ends); the ridge's width and the height of its top, m."""
         joint = self._model.joint(self._raw.get_object(name).joints[0])
         part = int(self._model.jnt_bodyid[joint.id])
         points = self._placed(
@@ -209,8 +216,9 @@ class Scene:
         )
         top, low = float(points[:, 2].max()), float(points[:, 2].min())
         ridge = points[points[:, 2] > (top + low) / 2, :2]
-        direction = np.linalg.eigh(np.cov(ridge.T))[1][:, -1]
-        return self._data.xanchor[joint.id].copy(), float(np.arctan2(direction[1], direction[0])), top
+        across, direction = np.linalg.eigh(np.cov(ridge.T))[1].T
+        width = float(np.ptp(ridge @ across))
+        return self._data.xanchor[joint.id].copy(), float(np.arctan2(direction[1], direction[0])), width, top
 
     def held(self, name: str) -> bool:
         """Both fingers touch the object."""
@@ -240,7 +248,8 @@ class Scene:
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
-        return Goal(predicate, target, place)
+        sharing = [state for state in self._raw.parsed_problem["goal_state"] if place and state[-1] == place]
+        return Goal(predicate, target, place, len(sharing) > 1)
 
 
 def _surface_points(aabb: Array) -> Array:

@@ -77,14 +77,16 @@ class ScriptedExpert:
         assert scene is not None
         scene.refresh()
         goal = self._next_goal(scene)
-        letting_go = goal != self._skill.goal and scene.held(self._skill.goal.target)
-        if goal != self._skill.goal and not letting_go:
+        holding = goal != self._skill.goal and scene.held(self._skill.goal.target)
+        if goal != self._skill.goal and not holding:
             self._misses += self._skill.misses
             self._skill = _skill(scene, goal)
         if goal.place:
             reach = scene.position(goal.target) - scene.base_position()
             self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
-        chosen = action(np.zeros(3), np.zeros(3), OPEN) if letting_go else self._skill.act(scene)
+        # the next goal waits until the hand is empty
+        let_go = holding and self._skill.lowered(scene)
+        chosen = action(np.zeros(3), np.zeros(3), OPEN) if let_go else self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
         if self._jams.jammed(scene, chosen):
             chosen = bend(scene, float(chosen[6]))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.heights import HeightMap, along
 from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, ahead, finger_angle, hold, travel, turn_to
-from sim_bridge.expert.pick_place import ALIGNED, FINGERS_OPEN, FINGERS_STOPPED
+from sim_bridge.expert.pick_place import ALIGNED, FINGERS_OPEN
 from sim_bridge.expert.scene import Goal, Scene
 
 Array = NDArray[np.float64]
@@ -18,6 +18,9 @@ RIDGE_DEPTH = 0.022
 
 EMPTY = 0.01
 """Distance between the fingers below which there is no ridge between them, m."""
+
+SLACK = 0.01
+"""Fingers nearer together than the ridge's width and this grip it, m; contacts flicker while it turns."""
 
 LEAD_ANGLE = 0.5
 """How far ahead of the ridge the hand is told to turn, rad: the knob's spring and friction hold it back."""
@@ -39,7 +42,7 @@ class TurnKnob:
 
     def act(self, scene: Scene) -> Array:
         """[7], the action for the present state."""
-        anchor, ridge, top = scene.knob(self.goal.target)
+        anchor, ridge, width, top = scene.knob(self.goal.target)
         site = np.append(anchor[:2], top - RIDGE_DEPTH)
         hand = scene.hand_position()
         # of the two ways to hold the ridge the one that needs less turning
@@ -50,7 +53,7 @@ class TurnKnob:
         opening = scene.finger_opening()
         low = hand[2] - grasping.TIP_BELOW < top
         there = distance < 0.015 and abs(hand[2] - site[2]) < 0.015 and np.linalg.norm(turn) < 0.35
-        gripping = EMPTY < opening < FINGERS_OPEN and scene.finger_speed() < FINGERS_STOPPED
+        gripping = EMPTY < opening < width + SLACK
         if there and gripping:
             self.phase = "turn"
             return hold(scene, site, turn + np.array([0.0, 0.0, LEAD_ANGLE]), CLOSE)
@@ -66,3 +69,7 @@ class TurnKnob:
             required[:] = site[2]
         planned = ahead(scene)
         return travel(site[:2] - planned[:2], planned[2], required, s, turn, OPEN)
+
+    def lowered(self, scene: Scene) -> bool:
+        """A knob may be let go as soon as its goal is fulfilled."""
+        return True
