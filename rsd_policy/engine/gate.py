@@ -140,7 +140,8 @@ class Audit:
         checks = 1
         while True:
             deviated = np.arange(checks + 1)[:, None]
-            average = np.exp(deviated * if_deviated + (checks - deviated) * if_kept).mean(axis=1)
+            sums = deviated * if_deviated + (checks - deviated) * if_kept
+            average = np.exp(np.minimum(sums, 700.0)).mean(axis=1)  # cut where exp would overflow, far above patience
             enough = np.flatnonzero(average >= cls.patience)  # average grows with the count: all from the first on
             if len(enough) and binom.sf(enough[0] - 1, checks, rate) >= power:
                 return checks * every
