@@ -17,8 +17,10 @@ whose action moves nothing are left out, as the published fine-tuning sets do: a
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ SUFFIX = ".hdf5"
 
 IMAGE_NAMES = ("agentview_rgb", "eye_in_hand_rgb")
 """LIBERO's names of the cameras, in the order of `Demonstration.images`."""
+
+FEW_FILES = 100
+"""Below this, starting processes takes longer than reading."""
 
 STILL = 1e-4
 """Norm of an arm command below which it moves nothing, as in the published filtering of LIBERO's demonstrations."""
@@ -143,18 +148,32 @@ def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace) -> None:
     observations["joint_states"] = trace.joints
 
 
-def read_demonstrations(directory: Path) -> Iterator[Demonstration]:
+def read_demonstrations(directory: Path, processes: int = 1) -> Iterator[Demonstration]:
     """All episodes of all HDF5 files below a directory, those of `rsd collect` and LIBERO's own.
+
+    Args:
+        processes: that read files at the same time; the order of the episodes is the same for any number.
 
     Raises:
         RSDError: a file is not a demonstration.
     """
-    for path in sorted(directory.rglob(f"*{SUFFIX}")):
-        try:
-            with h5py.File(path, "r") as file:
-                yield from _read_file(file["data"])
-        except (OSError, ValueError, KeyError, SimulationError) as error:
-            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
+    paths = sorted(directory.rglob(f"*{SUFFIX}"))
+    if processes == 1 or len(paths) < FEW_FILES:
+        for path in paths:
+            yield from _read_path(path)
+        return
+    # spawn and not fork: the caller may hold a CUDA context, which does not survive a fork
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for episodes in pool.map(_read_path, paths, chunksize=4):
+            yield from episodes
+
+
+def _read_path(path: Path) -> list[Demonstration]:
+    try:
+        with h5py.File(path, "r") as file:
+            return list(_read_file(file["data"]))
+    except (OSError, ValueError, KeyError, SimulationError) as error:
+        raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
 
 
 def count_demonstrations(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -87,7 +88,9 @@ def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstr
     Returns:
         training and held-out episodes.
     """
-    episodes = sorted(read_demonstrations(directory), key=lambda e: (e.suite, e.task, e.seed))
+    episodes = sorted(
+        read_demonstrations(directory, processes=min(16, os.cpu_count() or 1)), key=lambda e: (e.suite, e.task, e.seed)
+    )
     if not episodes:
         raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none")
     chosen = set(held_out_rows(len(episodes), held_out))
