@@ -160,12 +160,15 @@ class _Report:
 
     def __init__(self, bar: Progress, steps: int) -> None:
         self._bar = bar
+        self._steps = steps
         self._tasks = {phase: bar.add_task(phase, total=steps, figures="") for phase in ("head", "draft")}
 
     def __call__(self, progress: HeadProgress) -> None:
         levels = "/".join(f"{value:.3f}" for value in progress.accuracy[:3])
         figures = f"loss {progress.loss:.3f}  L0-L2 {levels}"
         self._bar.update(self._tasks[progress.phase], completed=progress.step, figures=figures)
+        if not self._bar.console.is_terminal and progress.step % max(1, self._steps // 10) == 0:
+            print(f"{progress.phase}: step {progress.step} of {self._steps}  {figures}", flush=True)  # a log has no bar
 
 
 def _print(figures: dict[str, Any], console: Console) -> None:
