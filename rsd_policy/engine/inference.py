@@ -71,7 +71,7 @@ class RSDInferenceEngine:
     """Runs a policy with residual speculative decoding.
 
     Args:
-        policy: from `load_policy`.
+        policy: from `load_policy`; moved to the device, which all engines of one policy therefore share.
         mode: see the module's docstring.
         device: torch device of the model.
         execute_steps: how many steps of a chunk will be executed; acceptance looks at these.
@@ -147,6 +147,13 @@ class RSDInferenceEngine:
     def infer(self, observation: Observation) -> ActionChunk:
         """The final chunk for an observation.
 
+        Args:
+            observation: uint8 [H, W, 3] images (upright RGB), float32 [8] state (m, rad, m), an instruction.
+
+        Returns:
+            actions float32 [T, 7] in the units of the policy's robot profile (LIBERO: OSC_POSE units in [-1, 1],
+            ready for `env.step`), tokens int64 [levels, T, 7], times in ms.
+
         Raises:
             ObservationError: not an Observation, a camera is missing or the instruction has no word; before any
                 compute.
@@ -160,7 +167,8 @@ class RSDInferenceEngine:
 
         speculative yields the provisional chunk (verified False), then the final one. gated yields the skipped chunk
         and, when it is audited, the same chunk again with the audit's outcome; or, when the gate declines, as
-        speculative. baseline yields the final chunk only. Errors as `infer`.
+        speculative. baseline yields the final chunk only. Time between two chunks, while the caller has the control,
+        is not counted. Arguments, chunks and errors as `infer`; errors come when the first chunk is asked for.
         """
         if not isinstance(observation, Observation):
             raise ObservationError(f"expected an rsd_policy.Observation, got {type(observation).__name__}")
