@@ -38,6 +38,7 @@ setup(
         "eval": EVAL,
         "bench": BENCH,
         "gpu": ["triton>=3.1"],
+        "openvla": ["tokenizers>=0.19", "huggingface_hub>=0.23"],
         "dev": DEV + SIM + EVAL,
         "test": ["pytest"],
     },

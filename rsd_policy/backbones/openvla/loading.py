@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from rsd_policy.errors import CheckpointError
+from rsd_policy.errors import CheckpointError, SetupError
 
 LM_HEAD = "language_model.lm_head.weight"
 LISTED = 12
@@ -36,12 +36,23 @@ def allocate(build: Callable[[], nn.Module], device: torch.device, dtype: torch.
     """Build a module whose weights are allocated but not initialised; `fill` must write all of them.
 
     Random initialisation of 7 billion numbers, only to overwrite them, takes minutes on a CPU.
+
+    Raises:
+        SetupError: there is too little memory.
     """
     with torch.device("meta"):
         module = build()
     if buffers := [name for name, _ in module.named_buffers()]:
         raise AssertionError(f"buffers would be left uninitialised: {buffers}")
-    return module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    module = module.to(dtype)
+    try:
+        return module.to_empty(device=device).eval().requires_grad_(False)
+    except RuntimeError as error:  # torch's error for too little memory, on a CPU and (a subclass) on a GPU
+        gigabytes = sum(p.numel() * p.element_size() for p in module.parameters()) / 2**30
+        raise SetupError(
+            f"{device} has no room for {gigabytes:.1f} GiB of {dtype} weights: {error}; "
+            "free some, or use bfloat16 or another device"
+        ) from error
 
 
 def read_safetensors(paths: Iterable[Path], device: torch.device) -> Iterator[tuple[str, Tensor]]:

@@ -95,7 +95,7 @@ def load_openvla(
 
     Raises:
         CheckpointError: missing or altered files, another architecture, unknown norm_key; lists what differs.
-        SetupError: a hub id, but no hub; or a missing package.
+        SetupError: a hub id, but no hub; a missing package; or too little memory.
     """
     files = find_files(path_or_id, base)
     config = OpenVLAConfig.from_directory(files.weights, files.directory)

@@ -17,7 +17,7 @@ from rsd_policy.backbones.openvla.backbone import Layout, OpenVLABackbone
 from rsd_policy.backbones.openvla.config import LlamaConfig, OpenVLAConfig
 from rsd_policy.backbones.openvla.files import is_openvla_directory, resolve_directory
 from rsd_policy.backbones.openvla.heads import L1ActionHead, ProprioProjector
-from rsd_policy.backbones.openvla.loading import LM_HEAD, file_tensors
+from rsd_policy.backbones.openvla.loading import LM_HEAD, allocate, file_tensors
 from rsd_policy.backbones.openvla.policy import load_openvla
 from rsd_policy.backbones.openvla.preprocessing import ImagePreprocessing
 from rsd_policy.backbones.openvla.reference import L1Policy, TokenPolicy
@@ -274,6 +274,11 @@ def test_adapter_takes_its_base_from_the_argument(adapter_checkpoint: Path, chec
     with pytest.raises(CheckpointError, match="names no base model"):
         load_openvla(adapter_checkpoint)
     assert load_openvla(adapter_checkpoint, base=checkpoint()).horizon == 8
+
+
+def test_too_little_memory_is_a_setup_error() -> None:
+    with pytest.raises(SetupError, match=r"cpu has no room for 4194304\.0 GiB of torch\.bfloat16 weights"):
+        allocate(lambda: torch.nn.Linear(2**30, 2**21, bias=False), torch.device("cpu"), torch.bfloat16)
 
 
 def test_what_is_an_openvla_directory(checkpoint: Checkpoint, adapter_checkpoint: Path, tmp_path: Path) -> None:
