@@ -33,8 +33,8 @@ PHASES = ("head", "draft")
 class HeadConfig:
     """Hyper-parameters of both phases; stored in the checkpoint's provenance."""
 
-    steps: int = 600
-    batch_size: int = 128
+    steps: int = 500
+    batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
