@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
         lambda: check_backbone(arguments.policy),
         lambda: check_head(arguments.policy),
         lambda: check_draft(arguments.policy),
+        lambda: check_gate(arguments.policy),
     ]
     checks = [check_python, check_ros, check_messages, check_libero, check_rendering, check_torch, *policy]
     missing = 0
@@ -162,10 +163,15 @@ def check_torch() -> Finding:
 
 
 def check_checkpoint(policy: str) -> Finding:
-    """Every file of the checkpoint is what its manifest says."""
-    from rsd_policy.checkpoints.manifest import verify_files
+    """Every file of the checkpoint is what its manifest says; a published one of OpenVLA has no manifest."""
+    from rsd_policy.checkpoints.manifest import external_source, verify_files
 
     try:
+        if (source := external_source(policy)) is not None:
+            from rsd_policy.checkpoints.external import identity  # imports torch
+
+            text = f"{source}, of OpenVLA's layout (no sha256 to compare with), identity {identity(source)[:16]}"
+            return Finding("checkpoint", True, text)
         directory, manifest = _manifest(policy)
         verify_files(directory, manifest)
     except RSDError as error:
@@ -196,8 +202,9 @@ def check_backbone(policy: str) -> Finding:
     return _loaded(
         "backbone",
         policy,
-        lambda p: f"loaded: {p.manifest['architecture']['backbone']}, {p.backbone.num_layers} layers, exit after "
-        f"{p.exit_layer}, {_millions(p.backbone)}",
+        lambda p: f"loaded: {p.kind}, {p.backbone.num_layers} layers, "
+        f"{f'exit after {p.exit_layer}' if p.heads else 'no early exit'}, {_millions(p.backbone)}",
+        of_heads=False,
     )
 
 
@@ -220,6 +227,27 @@ def check_draft(policy: str) -> Finding:
     )
 
 
+def check_gate(policy: str) -> Finding:
+    """What the gate promises, and on what evidence; a policy without one is sound, and runs in the other modes."""
+
+    def describe(loaded: Any) -> str:
+        from rsd_policy.engine.gate import Gate
+
+        entry = loaded.manifest["gate"]
+        try:
+            gate = Gate.from_manifest(entry)
+        except CheckpointError as error:
+            return f"none: {error}"
+        point = next(point for point in entry["thresholds"] if point["alpha"] == gate.alpha)
+        return (
+            f"loaded: at most {gate.alpha:.0%} of skipped chunks deviate, with confidence {entry['confidence']:.0%}; "
+            f"{point['skip_rate']:.0%} skipped and {point['deviation_rate']:.1%} of them deviating in "
+            f"{entry['calibration']['calibrating_episodes']} episodes"
+        )
+
+    return _loaded("gate", policy, describe)
+
+
 def _manifest(policy: str) -> tuple[Path, dict[str, Any]]:
     from rsd_policy.checkpoints.manifest import read_manifest, resolve_checkpoint
 
@@ -230,12 +258,14 @@ def _manifest(policy: str) -> tuple[Path, dict[str, Any]]:
 _policies: dict[str, Any] = {}
 
 
-def _loaded(name: str, policy: str, describe: Callable[[Any], str]) -> Finding:
+def _loaded(name: str, policy: str, describe: Callable[[Any], str], *, of_heads: bool = True) -> Finding:
     try:
         if policy not in _policies:
             from rsd_policy import load_policy
 
             _policies[policy] = load_policy(policy)
+        if of_heads and _policies[policy].heads is None:
+            return Finding(name, True, "none: the published policy answers with its own head, in mode 'baseline' only")
         return Finding(name, True, describe(_policies[policy]))
     except (RSDError, ImportError) as error:
         return Finding(name, False, str(error))

@@ -9,6 +9,7 @@ import pytest
 
 from rsd_policy import doctor
 from rsd_policy.checkpoints.manifest import SHIPPED
+from tests.backbones.openvla.random_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,3 +89,14 @@ def test_the_shipped_checkpoint_is_reported_with_its_accuracies(tmp_path: Path) 
         finding = check(str(altered))
         assert not finding.ok
         assert "sha256" in finding.text
+
+
+def test_a_published_policy_is_reported_with_what_it_lacks(tmp_path: Path) -> None:
+    policy = str(write_checkpoint(tmp_path))
+    assert "OpenVLA's layout" in doctor.check_checkpoint(policy).text
+    assert "loaded: openvla, 2 layers, no early exit" in doctor.check_backbone(policy).text
+    for check in (doctor.check_decoder, doctor.check_head, doctor.check_draft):
+        finding = check(policy)
+        assert finding.ok and "'baseline' only" in finding.text
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    assert not doctor.check_checkpoint(policy).ok
