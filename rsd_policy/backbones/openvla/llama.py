@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsd_policy.backbones.openvla.config import LlamaConfig
+from rsd_policy.errors import ObservationError
+
+MAX_POSITIONS = 4096
+"""Llama 2's context length, tokens."""
 
 
 @dataclass
@@ -133,6 +137,9 @@ class LlamaStack(nn.Module):
 
         Returns:
             [B, S, hidden_size]: the reference's `hidden_states[stop]`.
+
+        Raises:
+            ObservationError: more than MAX_POSITIONS tokens.
         """
         past = caches[start].keys.shape[2] if caches else 0
         rope = self._rope_for(x, past)
@@ -147,38 +154,42 @@ class LlamaStack(nn.Module):
         return [KeyValueCache(empty, empty) for _ in self.layers]
 
     def _rope_for(self, x: Tensor, past: int) -> Rope:
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            # Computed in the graph: what is kept below is freed when the length changes, and the graph would read on.
-            return Rope.at(past, head_dim, self.config.rope_theta, x)
-        # Kept from call to call: the sequence is as long as it was, while the instruction stays.
-        known = self._rope
-        if known is None or not known.fits(past, x):
-            known = self._rope = Rope.at(past, head_dim, self.config.rope_theta, x)
-        return known
+        # One table for all lengths, made once: a captured CUDA graph goes on reading the memory that it has seen.
+        table = self._rope
+        if table is None or table.cos.device != x.device or table.cos.dtype != x.dtype:
+            head_dim = self.config.hidden_size // self.config.num_attention_heads
+            table = self._rope = Rope.table(head_dim, self.config.rope_theta, x)
+        return table.at(past, x.shape[1])
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Cosines and sines of the rotary angles, each [positions, head_dim], for positions from `start` on."""
+    """Cosines and sines of the rotary angles of consecutive positions, each [positions, head_dim]."""
 
-    start: int
     cos: Tensor
     sin: Tensor
 
     @classmethod
-    def at(cls, start: int, head_dim: int, theta: float, x: Tensor) -> Rope:
-        """For x [B, S, hidden_size]: angles position * theta^(-2i/head_dim), in float32, stored in the dtype of x."""
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=x.device) / head_dim
-        positions = torch.arange(start, start + x.shape[1], dtype=torch.float32, device=x.device)
+    def table(cls, head_dim: int, theta: float, like: Tensor) -> Rope:
+        """MAX_POSITIONS angles position * theta^(-2i/head_dim), in float32, stored like another tensor."""
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=like.device) / head_dim
+        positions = torch.arange(MAX_POSITIONS, dtype=torch.float32, device=like.device)
         angles = torch.outer(positions, 1.0 / theta**exponent)
         angles = torch.cat([angles, angles], dim=-1)
-        return cls(start, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+        return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
 
-    def fits(self, start: int, x: Tensor) -> bool:
-        """Whether these are the angles of x [B, S, hidden_size] from position `start` on."""
-        same = (self.start, len(self.cos)) == (start, x.shape[1])
-        return same and self.cos.device == x.device and self.cos.dtype == x.dtype
+    def at(self, start: int, length: int) -> Rope:
+        """The angles of `length` positions from `start` on, in the table's memory.
+
+        Raises:
+            ObservationError: the sequence is longer than the language model can take.
+        """
+        stop = start + length
+        if stop > len(self.cos):
+            raise ObservationError(
+                f"sequence: expected at most {len(self.cos)} tokens of images and prompt, got {stop}; use fewer cameras"
+            )
+        return Rope(self.cos[start:stop], self.sin[start:stop])
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:

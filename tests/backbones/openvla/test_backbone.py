@@ -58,7 +58,7 @@ def test_resuming_from_any_layer_is_running_through(policy: OpenVLAPolicy) -> No
 def test_final_norm_belongs_to_the_last_layer_only(oft: OpenVLAPolicy) -> None:
     backbone, stack = oft.backbone, oft.backbone.language_model.model
     x = backbone.embed(backbone.preprocess([observation(0)]))
-    rope = Rope.at(0, 16, 10000.0, x)
+    rope = Rope.table(16, 10000.0, x).at(0, x.shape[1])
     raw = stack.layers[0](x, rope, False, None)
     assert torch.equal(backbone.forward_layers(x, 0, 1), raw)
     assert torch.equal(backbone.forward_layers(x, 0, 2), stack.norm(stack.layers[1](raw, rope, False, None)))
@@ -133,8 +133,19 @@ def test_causal_layers_do_not_look_ahead(openvla: OpenVLAPolicy, oft: OpenVLAPol
 def test_layers_see_only_relative_positions(oft: OpenVLAPolicy) -> None:
     stack = oft.backbone.language_model.model
     x = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0))
-    plain, shifted = (stack.layers[0].self_attn(x, Rope.at(start, 16, 10000.0, x), False, None) for start in (0, 100))
+    table = Rope.table(16, 10000.0, x)
+    plain, shifted = (stack.layers[0].self_attn(x, table.at(start, 9), False, None) for start in (0, 100))
     torch.testing.assert_close(shifted, plain, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_angles_stay_where_they_are_for_captured_graphs(oft: OpenVLAPolicy) -> None:
+    stack = oft.backbone.language_model.model
+    before = stack._rope_for(torch.zeros(1, 9, 64), 0).cos.data_ptr()
+    stack.forward_layers(torch.zeros(1, 30, 64), 0, 1)
+    assert stack._rope_for(torch.zeros(1, 9, 64), 0).cos.data_ptr() == before
+    with pytest.raises(ObservationError, match=r"at most 4096 tokens .* got 4097"):
+        stack.forward_layers(torch.zeros(1, 4097, 64), 0, 1)
 
 
 def test_gripper_is_binary_and_in_the_simulators_sense(oft: OpenVLAPolicy) -> None:
