@@ -7,6 +7,7 @@ each input is copied into the addresses of the recording and each output out of 
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,12 @@ WARM_UP = 3
 """Calls before recording: first calls allocate workspaces and choose kernels, which a recording must not."""
 
 _Outputs = Tensor | tuple[Tensor, ...]
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream that recordings are made on: each stream costs tens of MiB of matrix-product workspace."""
+    return torch.cuda.Stream(device)
 
 
 class GraphedCall:
@@ -39,7 +46,7 @@ class GraphedCall:
 
     def __init__(self, call: Callable[..., Any], example: tuple[Tensor, ...], pool: Any = None) -> None:
         self._inputs = tuple(tensor.clone() for tensor in example)
-        side = torch.cuda.Stream(example[0].device)
+        side = _side_stream(example[0].device)
         side.wait_stream(torch.cuda.current_stream(example[0].device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
