@@ -19,6 +19,10 @@ from rsd_policy.observation import ACTION_DIM
 GRIPPER = ACTION_DIM - 1
 """Index of the gripper in an action: -1 open, +1 close."""
 
+JUMP_BACK_S = 1.0
+"""A chunk that is older than the current one by more than this did not come late: time itself went back (a bag that
+starts again, a clock that was set)."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -100,6 +104,8 @@ class ChunkExecutor:
     def set_chunk(self, actions: ArrayLike | Sequence[float], *, stamp: float, verified: bool) -> bool:
         """Take a chunk; it replaces the current one unless that is newer, or the verified form of the same.
 
+        A chunk that is older by more than `JUMP_BACK_S` says that time went back, and replaces the current one too.
+
         Args:
             actions: [T, 7], action units.
             stamp: when its observation was made, s.
@@ -125,7 +131,7 @@ class ChunkExecutor:
                 " nothing of it is executed"
             )
         if self._actions is not None:
-            if stamp < self._stamp:
+            if self._stamp - JUMP_BACK_S <= stamp < self._stamp:
                 return False
             if stamp == self._stamp and self._verified and not verified:
                 return False

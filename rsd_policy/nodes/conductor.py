@@ -22,6 +22,9 @@ from rsd_policy.nodes.messages import chunk_from_msg, to_nanoseconds
 from rsd_policy.nodes.runtime import COMMANDS
 from rsd_policy.observation import ACTION_DIM
 
+START_TIMEOUT_S = 60.0
+"""From the start of a process to its answer: importing torch on a loaded machine takes 10-20 s."""
+
 RESET_TIMEOUT_S = 200.0
 """Longer than the bridge's own limit, so that its explanation arrives."""
 
@@ -44,7 +47,8 @@ class Conductor:
         executor: the executor that spins it; the conductor spins it while it waits.
         policy_node: name of the node that publishes chunks, for messages.
         realtime: the simulation does not wait, so that observations may remain without a chunk.
-        stall_timeout_s: without any progress for this long an episode is given up.
+        stall_timeout_s: wall time. In lockstep an episode is given up when nothing moves for so long; in real time,
+            where the simulation moves by itself, when a node says nothing for so long.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Conductor:
         self._chunks: dict[int, ActionChunk] = {}
         self._last_action: Action | None = None
         self._episode = 0
-        self._progress = time.monotonic()
+        self._progress = self._status_at = self._action_at = time.monotonic()
         self._faults: dict[str, tuple[float, str]] = {}
         self._early: list[EpisodeStatus | ActionChunk] = []
         node.create_subscription(EpisodeStatus, "episode", self._on_status, COMMANDS)
@@ -115,8 +119,8 @@ class Conductor:
         self._episode = 0
         self._statuses, self._chunks, self._early = [], {}, []
         self._last_action = None
-        if not self.spin_until(self._reset.service_is_ready, self._stall_timeout_s):
-            raise SilentNodeError(f"sim_bridge: expected its service reset within {self._stall_timeout_s:.0f} s")
+        if not self.spin_until(self._reset.service_is_ready, START_TIMEOUT_S):
+            raise SilentNodeError(f"sim_bridge: expected its service reset within {START_TIMEOUT_S:.0f} s")
         request = ResetEpisode.Request(suite=spec.suite, task=spec.task, init_state=spec.trial, seed=spec.seed)
         future = self._reset.call_async(request)
         if not self.spin_until(future.done, RESET_TIMEOUT_S):
@@ -125,7 +129,7 @@ class Conductor:
         if not response.accepted:
             raise EpisodeError(f"sim_bridge refused {spec}: {response.message}")
         self._episode = response.episode
-        self._progress = time.monotonic()
+        self._progress = self._status_at = self._action_at = time.monotonic()
         for msg in self._early:
             (self._on_status if isinstance(msg, EpisodeStatus) else self._on_chunk)(msg)
         if not self.spin_until(lambda: bool(self._statuses), self._stall_timeout_s):
@@ -158,10 +162,10 @@ class Conductor:
             self._statuses[-1] = msg
             return
         self._statuses.append(msg)
-        if (
-            not self._realtime
-        ):  # there the simulation goes on without the policy: only a chunk shows that this one lives
-            self._progress = time.monotonic()
+        self._status_at = time.monotonic()
+        # in real time the simulation goes on by itself, and only a chunk shows that the policy lives
+        if not self._realtime:
+            self._progress = self._status_at
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         if self._episode == 0:
@@ -174,6 +178,7 @@ class Conductor:
 
     def _on_action(self, msg: Action) -> None:
         self._last_action = msg
+        self._action_at = time.monotonic()
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         now = time.monotonic()
@@ -185,7 +190,7 @@ class Conductor:
                 self._faults.pop(status.name, None)
 
     def _check(self) -> None:
-        """Give the episode up when a node reports an error that lasts, or when nothing moves any more."""
+        """Give the episode up when a node reports an error that lasts, or has gone silent."""
         status = self._latest()
         now = time.monotonic()
         if status.state == EpisodeStatus.RUNNING and status.message:
@@ -193,12 +198,26 @@ class Conductor:
         for name, (since, message) in self._faults.items():
             if now - max(since, self._progress) > FAULT_GRACE_S:
                 raise EpisodeError(f"{name}: {message}")
-        if now - self._progress > self._stall_timeout_s:
-            waited = f"{self._stall_timeout_s:.0f} s at step {status.step}"
-            raise SilentNodeError(f"{self._silent()} is silent: nothing came from it for {waited}")
+        silent = self._silent(now)
+        if silent is not None:
+            reports = "".join(f"; it reports {m}" for name, (_, m) in self._faults.items() if name.startswith(silent))
+            raise SilentNodeError(
+                f"{silent} is silent: nothing came from it for {self._stall_timeout_s:.0f} s (stall_timeout) at step "
+                f"{status.step}{reports}"
+            )
 
-    def _silent(self) -> str:
-        """Whose turn it is."""
+    def _silent(self, now: float) -> str | None:
+        """The node that has said nothing for too long, or None."""
+        limit = self._stall_timeout_s
+        if not self._realtime:
+            return self._whose_turn() if now - self._progress > limit else None
+        if now - min(self._status_at, self._progress, self._action_at) <= limit:
+            return None
+        if now - self._status_at > limit / 2:
+            return "sim_bridge"  # without observations and clock the others have nothing to say
+        return self._policy_node if now - self._progress > limit else "action_executor"
+
+    def _whose_turn(self) -> str:
         status = self._latest()
         if status.observation_due and to_nanoseconds(status.header.stamp) not in self._chunks:
             return self._policy_node

@@ -22,7 +22,7 @@ from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.tables import print_summary
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
-from rsd_policy.nodes.conductor import Conductor, SilentNodeError
+from rsd_policy.nodes.conductor import START_TIMEOUT_S, Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
     declare_choice,
@@ -34,9 +34,6 @@ from rsd_policy.nodes.parameters import (
 from rsd_policy.nodes.runtime import die_with_supervisor
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
 from sim_bridge.libero_env import SUITES
-
-START_TIMEOUT_S = 60.0
-"""From the start of a process to its answer: importing torch on a loaded machine takes 10-20 s."""
 
 LOAD_TIMEOUT_S = 900.0
 """Configuring loads and warms up a policy; one of 7B parameters from a slow disk takes minutes."""
@@ -59,7 +56,7 @@ class EvalNode(Node):
         self.out = declare_text(self, "out", "", "Results; empty: out/eval-<name made from the arguments>")
         self.report = declare_bool(self, "report", True, "Write summary and report and print the table at the end")
         self.stall_timeout = declare_float(
-            self, "stall_timeout", 60.0, 1.0, 3600.0, "Without any progress for so long an episode is given up, s"
+            self, "stall_timeout", 10.0, 1.0, 3600.0, "Wall time in which each node must show itself in an episode, s"
         )
         self.policy_node = declare_text(self, "policy_node", "policy_node", "Node that publishes the chunks")
         descriptor = ParameterDescriptor(description="Lifecycle nodes to bring up, in this order", read_only=True)

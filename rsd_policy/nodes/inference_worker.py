@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from rsd_policy.observation import PROPRIO_DIM, ActionChunk, Observation
 
 SWITCH_INTERVAL_S = 0.0005
 """Longest time that a thread which wants to run waits for another one's Python code."""
+
+END_TIMEOUT_S = 5.0
+"""The inference that is running at the end is awaited this long."""
 
 
 class Engine(Protocol):
@@ -98,6 +102,8 @@ class InferenceWorker:
         self._closing = False
         self._context: tuple[int, int] | None = None
         self._engine: Engine | None = None
+        self.busy_since: float | None = None
+        """Start of the inference that is running, s of time.monotonic(); None when none is."""
         self.ready: Future[None] = Future()
         # Python hands the interpreter from thread to thread every 5 ms by default; a request would wait for that while
         # the executor prepares its next wait (0.4 ms less until the inference starts, measured).
@@ -122,12 +128,12 @@ class InferenceWorker:
         return self._engine is not None and bool(self._engine.totals.fell_back)
 
     def close(self) -> None:
-        """End after the inference that is running."""
+        """End after the inference that is running; one that hangs is left to the end of the process."""
         with self._condition:
             self._closing = True
             self._request = None
             self._condition.notify()
-        self._thread.join()
+        self._thread.join(END_TIMEOUT_S)
 
     def _run(self) -> None:
         try:
@@ -147,7 +153,9 @@ class InferenceWorker:
                     request, self._request = self._request, None
                     if self._closing or request is None:
                         return
+                self.busy_since = time.monotonic()
                 self._answer(engine, request)
+                self.busy_since = None
         except BaseException as error:  # handed over; a dead thread in a live node would be worse
             self._on_death(error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from functools import partial
 from typing import Any, cast
 
@@ -21,13 +22,13 @@ from rsd_msgs.msg import EpisodeStatus
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from rsd_policy.errors import ObservationError, RSDError
+from rsd_policy.errors import InferenceError, ObservationError, RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
 from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.observation_sync import ObservationSync
-from rsd_policy.nodes.parameters import declare_choice, declare_setting, declare_text
+from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_setting, declare_text
 from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
 from rsd_policy.observation import ActionChunk
@@ -51,6 +52,9 @@ class PolicyNode(LifecycleNode):
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
         self._execute_steps: int = declare_setting(self, EXECUTE_STEPS)
         self._image_size: int = declare_setting(self, IMAGE_SIZE)  # of the warm-up
+        self._inference_timeout = declare_float(
+            self, "inference_timeout", 8.0, 0.1, 3600.0, "An inference that takes longer is reported as an error, s"
+        )
         self._diagnostics = Diagnostics(self, self._device)
         self._diagnostics.set("inference", STALE, "not configured")
         self._sync = ObservationSync([*CAMERAS, "eef_pose", "joint_states"])
@@ -66,6 +70,7 @@ class PolicyNode(LifecycleNode):
         self._answers: list[ActionChunkMsg] = []
         self._waiting_since: int | None = None
         self._inference_failed = False
+        self._reported: float | None = None
         self._activations = 0
         self._chunks = self._compared = self._accepted = self._skipped = 0
         self.fatal_error: BaseException | None = None
@@ -73,7 +78,7 @@ class PolicyNode(LifecycleNode):
         self._receiver = Receiver(self, self._on_death)
         self._subscribe()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(CHECK_PERIOD_S, self._check_inputs, clock=self._steady)
+        self.create_timer(CHECK_PERIOD_S, self._check, clock=self._steady)
         self._receiver.start()
 
     def _subscribe(self) -> None:
@@ -262,15 +267,30 @@ class PolicyNode(LifecycleNode):
             )
         )
 
+    def _check(self) -> None:
+        with self._lock:
+            if self._active:
+                self._check_inference()
+                self._check_inputs()
+
+    def _check_inference(self) -> None:
+        """Report an inference that does not end: from here, because its own thread cannot."""
+        since = self._worker.busy_since if self._worker is not None else None
+        if since is None or since == self._reported or time.monotonic() - since < self._inference_timeout:
+            return
+        self._reported = since
+        self._inference_failed = True
+        limit = f"{self._inference_timeout:g} s (inference_timeout)"
+        self._fail(InferenceError(f"expected a chunk within {limit}, none came; {self._device} hangs or is too slow"))
+
     def _check_inputs(self) -> None:
         """Report an observation that does not become complete, or in real time does not come at all."""
-        with self._lock:
-            since = self._waiting_since
-            if not self._active or since is None or self._now() - since < INPUT_TIMEOUT_S * 1e9:
-                return
-            self._waiting_since = self._now()
-            if self._lockstep or self._shown_to():
-                self._fail(self._missing_inputs())
+        since = self._waiting_since
+        if since is None or self._now() - since < INPUT_TIMEOUT_S * 1e9:
+            return
+        self._waiting_since = self._now()
+        if self._lockstep or self._shown_to():
+            self._fail(self._missing_inputs())
 
     def _shown_to(self) -> bool:
         """Real time: somebody shows observations. A simulation does not, between two episodes and before the first."""

@@ -58,6 +58,18 @@ def test_steps_already_past_are_skipped_when_the_chunk_arrives_late():
     assert command.remaining == 4
 
 
+def test_when_time_goes_back_the_new_chunk_counts_and_a_late_one_still_does_not():
+    """As when a bag starts again: everything that comes is older than the chunk of before."""
+    executor = ChunkExecutor()
+    assert executor.set_chunk(ramp(start=0.5), stamp=100.0, verified=True)
+    assert not executor.set_chunk(ramp(), stamp=99.6, verified=True), "late by one chunk"
+    assert executor.next_action(100.0).values[0] == np.float32(0.5)
+    assert executor.set_chunk(ramp(start=0.1), stamp=2.0, verified=False)
+    assert executor.next_action(2.0).values[0] == np.float32(0.1)
+    assert executor.set_chunk(ramp(start=0.2), stamp=2.4, verified=True), "time goes on from there"
+    assert executor.next_action(2.4).values[0] == np.float32(0.2)
+
+
 def test_a_chunk_older_than_its_own_length_moves_nothing():
     executor = ChunkExecutor()
     executor.set_chunk(ramp(), stamp=10.0, verified=True)

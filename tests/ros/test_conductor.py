@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rsd_msgs.msg import ActionChunk, EpisodeStatus
+from rsd_msgs.msg import Action, ActionChunk, EpisodeStatus
 from rsd_msgs.srv import ResetEpisode
 
 from rsd_policy.errors import EpisodeError
@@ -29,8 +29,10 @@ class Simulation:
         self.step = self.episode = 0
         self.level = DiagnosticStatus.OK
         self.chunk_every = 0
+        self.commands, self.silent_from, self.abort_at = True, None, None
         self.statuses = node.create_publisher(EpisodeStatus, "episode", COMMANDS)
         self.chunks = node.create_publisher(ActionChunk, "action_chunk", COMMANDS)
+        self.actions = node.create_publisher(Action, "action", COMMANDS)
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         node.create_service(ResetEpisode, "sim_bridge/reset", self.reset)
         node.create_timer(TICK_S, self.tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -41,17 +43,22 @@ class Simulation:
         return response
 
     def tick(self):
-        if self.episode == 0 or self.step > self.max_steps:
+        if self.episode == 0 or self.step > self.max_steps or self.step == self.silent_from:
             return
         end = self.step == self.max_steps
         state = EpisodeStatus.TIMEOUT if end else EpisodeStatus.RUNNING
         status = EpisodeStatus(episode=self.episode, step=self.step, state=state, observation_due=not end)
+        if self.step == self.abort_at:
+            status.state, status.message = EpisodeStatus.ABORTED, "the physics exploded"
+            self.abort_at, self.max_steps = None, self.step
         status.header.stamp = to_stamp(self.step * 50_000_000)
         self.statuses.publish(status)
         if self.chunk_every and self.step % self.chunk_every == 0:
             chunk = ActionChunk(episode=self.episode, horizon=1, dof=7, actions=[0.0] * 7, verified=True, levels=8)
             chunk.header.stamp = status.header.stamp
             self.chunks.publish(chunk)
+        if self.commands:
+            self.actions.publish(Action(episode=self.episode, step=self.step))
         if self.step % 10 == 0:
             fault = DiagnosticStatus(level=self.level, name="policy_node: inference", message="NonFiniteError: NaN")
             self.diagnostics.publish(DiagnosticArray(status=[fault]))
@@ -81,6 +88,25 @@ def test_a_policy_that_goes_silent_in_real_time_is_named(probe, simulation):
     simulation.level, simulation.chunk_every = DiagnosticStatus.OK, 0
     with pytest.raises(SilentNodeError, match="policy_node is silent"):
         conduct(probe, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "name"), [("silent_from", 10, "sim_bridge"), ("commands", False, "action_executor")]
+)
+def test_each_node_that_goes_silent_in_real_time_is_named(probe, simulation, monkeypatch, what, value, name):
+    """A simulation that stops silences the others too: it is the one to be named."""
+    simulation.level, simulation.chunk_every = DiagnosticStatus.OK, 4
+    monkeypatch.setattr(simulation, what, value)
+    with pytest.raises(SilentNodeError, match=f"{name} is silent"):
+        conduct(probe, 2.0)
+
+
+def test_an_episode_that_the_simulation_gives_up_is_an_error_with_its_reason(probe, simulation, monkeypatch):
+    simulation.level, simulation.chunk_every = DiagnosticStatus.OK, 4
+    monkeypatch.setattr(simulation, "abort_at", 20)
+    monkeypatch.setattr(simulation, "max_steps", 400)
+    with pytest.raises(EpisodeError, match="sim_bridge gave the episode up: the physics exploded"):
+        conduct(probe, 20.0)
 
 
 def test_a_policy_that_answers_in_real_time_fails_fairly(probe, simulation, monkeypatch):

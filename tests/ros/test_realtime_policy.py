@@ -25,6 +25,9 @@ def test_the_arm_moves_with_chunks_and_holds_still_without(probe, start):
     for node in ("policy_node", "action_executor"):
         assert probe.transition(node, CONFIGURE)
         assert probe.transition(node, ACTIVATE)
+    probe.spin_for(3.0)
+    inference = probe.diagnostics["policy_node: inference"]
+    assert inference.level == DiagnosticStatus.OK, f"before the first episode nothing is missing: {inference.message}"
     request = ResetEpisode.Request(suite="libero_spatial", task=0, init_state=0, seed=0)
     response = probe.call(ResetEpisode, "sim_bridge/reset", request)
     assert response.accepted, response.message
