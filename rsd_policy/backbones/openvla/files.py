@@ -39,13 +39,6 @@ class CheckpointFiles:
         return self.directory if (self.directory / name).is_file() else self.weights
 
 
-def is_openvla_directory(path: Path) -> bool:
-    """Whether a directory holds an OpenVLA checkpoint, merged or as an adapter."""
-    if (path / ADAPTER / ADAPTER_CONFIG).is_file():
-        return True
-    return (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == "openvla"
-
-
 def find_files(path_or_id: str | Path, base: str | Path | None = None) -> CheckpointFiles:
     """Find and check a checkpoint's files; tensors are not read.
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rsd_policy.backbones.openvla.backbone import Layout, OpenVLABackbone
 from rsd_policy.backbones.openvla.config import LlamaConfig, OpenVLAConfig
-from rsd_policy.backbones.openvla.files import is_openvla_directory, resolve_directory
+from rsd_policy.backbones.openvla.files import resolve_directory
 from rsd_policy.backbones.openvla.heads import L1ActionHead, ProprioProjector
 from rsd_policy.backbones.openvla.loading import LM_HEAD, allocate, file_tensors
 from rsd_policy.backbones.openvla.policy import load_openvla
@@ -279,16 +279,6 @@ def test_adapter_takes_its_base_from_the_argument(adapter_checkpoint: Path, chec
 def test_too_little_memory_is_a_setup_error() -> None:
     with pytest.raises(SetupError, match=r"cpu has no room for 4194304\.0 GiB of torch\.bfloat16 weights"):
         allocate(lambda: torch.nn.Linear(2**30, 2**21, bias=False), torch.device("cpu"), torch.bfloat16)
-
-
-def test_what_is_an_openvla_directory(checkpoint: Checkpoint, adapter_checkpoint: Path, tmp_path: Path) -> None:
-    assert is_openvla_directory(checkpoint())
-    assert is_openvla_directory(adapter_checkpoint)
-    other = tmp_path / "other"
-    other.mkdir()
-    assert not is_openvla_directory(other)
-    (other / "config.json").write_text('{"model_type": "llava"}')
-    assert not is_openvla_directory(other)
 
 
 def test_hub_that_cannot_be_reached_is_a_setup_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
