@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd_policy.backbones.openvla.config import CONFIG, read_json
+from rsd_policy.backbones.openvla.config import read_json
 from rsd_policy.backbones.openvla.lora import ADAPTER, ADAPTER_CONFIG, LoraAdapter
 from rsd_policy.errors import CheckpointError, SetupError
 
