@@ -14,8 +14,16 @@ WORDS = ("bowl", "pick", "plate", "the", "up")
 
 def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
     """Manifest entry of a gate with one threshold, as if calibration had shown that it keeps alpha."""
-    curve = {"threshold": [threshold], "skip_rate": [0.5], "deviation_rate": [0.0], "chunk_deviation_rate": [0.0]}
-    return {"alpha": alpha, "steps": 8, "curve": curve | {"bound": [alpha / 2], "confidence": 0.95}}
+    rates = {"skip_rate": 0.5, "deviation_rate": 0.0, "chunk_deviation_rate": 0.0, "bound": alpha / 2}
+    columns = {name: [value] for name, value in ({"threshold": threshold} | rates).items()}
+    return {
+        "alpha": alpha,
+        "confidence": 0.95,
+        "steps": 8,
+        "thresholds": [{"alpha": alpha, "threshold": threshold} | rates],
+        "curve": columns | {"confidence": 0.95},
+        "calibration": {"calibrating_episodes": 80},
+    }
 
 
 def small_manifest(**changes: object) -> dict[str, object]:

@@ -23,17 +23,6 @@ def run(policy: Policy, mode: str, count: int = 8) -> tuple[RSDInferenceEngine, 
     return engine, [engine.infer(observation) for observation in observations(count)]
 
 
-def test_speculative_equals_baseline_bit_for_bit() -> None:
-    _, reference = run(small_policy(), "baseline")
-    engine, chunks = run(small_policy(), "speculative")
-    for chunk, expected in zip(chunks, reference, strict=True):
-        assert np.array_equal(chunk.actions, expected.actions)
-        assert chunk.tokens is not None and np.array_equal(chunk.tokens, expected.tokens)
-        assert chunk.verified and not chunk.skipped
-    assert engine.totals.accepted + engine.totals.rejected == engine.totals.chunks == 8
-    assert len({chunk.actions.tobytes() for chunk in chunks}) > 1
-
-
 def test_stream_gives_the_draft_first_and_then_the_final_chunk() -> None:
     engine = RSDInferenceEngine(small_policy(), "speculative")
     provisional, final = list(engine.stream(observations(1)[0]))
@@ -72,6 +61,30 @@ def test_open_gate_skips_all_but_the_first_chunk_and_audits_every_nth() -> None:
     assert [chunk.stats.audited for chunk in chunks] == [False, False, True, False, False, True]
     assert all(chunk.skipped and not chunk.verified and chunk.levels == 3 for chunk in chunks)
     assert "layers_late" not in chunks[0].stats.stage_ms
+
+
+def test_totals_add_up_over_skipped_verified_and_audited_chunks() -> None:
+    policy = small_policy(acceptance={"threshold": 0.3, "tolerance": [2.0] * 6})
+    gate = Gate(0.4, alpha=1.0, steps=8, gripper_rule=False)  # random weights score on both sides of 0.4
+    engine = RSDInferenceEngine(policy, "gated", gate=gate, audit_every=2)
+    chunks = [engine.infer(observation) for observation in observations(16)]
+    totals = engine.totals
+    skipped = [chunk for chunk in chunks if chunk.skipped]
+    verified = [chunk for chunk in chunks if chunk.verified]
+    assert 0 < totals.skipped == len(skipped) < totals.chunks == 16 == len(skipped) + len(verified)
+    assert totals.accepted == sum(bool(chunk.accepted) for chunk in verified)
+    assert totals.accepted + totals.rejected == len(verified) and totals.rejected > 0
+    audited = [chunk for chunk in skipped if chunk.stats.audited]
+    assert totals.audited == engine.audit.checked == len(audited) == len(skipped) // 2 > 0
+    assert totals.audit_deviated == engine.audit.deviated == sum(bool(c.stats.audit_deviated) for c in audited)
+    for chunk in [*verified, *audited]:
+        steps = chunk.stats.accepted_steps
+        assert steps is not None and 0 <= steps <= 8
+        assert not chunk.accepted or steps == 8
+        assert not chunk.stats.audited or chunk.stats.audit_deviated is (steps < 8)
+    assert all(chunk.stats.accepted_steps is None for chunk in skipped if not chunk.stats.audited)
+    summed = [sum(chunk.stats.stage_ms.get(stage, 0.0) for chunk in chunks) for stage in totals.stage_ms]
+    assert summed == pytest.approx(list(totals.stage_ms.values()))
 
 
 def test_first_chunk_of_an_episode_is_verified() -> None:
