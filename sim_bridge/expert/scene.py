@@ -168,6 +168,11 @@ class Scene:
             body = int(self._model.body_parentid[body])
         return body > 0
 
+    def on_table(self, goal: Goal) -> bool:
+        """The place is a region of the table itself."""
+        site = self._raw.object_sites_dict.get(goal.place)
+        return site is not None and site.parent_name is None
+
     def place_half_size(self, goal: Goal) -> float:
         """Half the extent of a region in its own x, m; 0 for an object: it has one right place."""
         site = self._raw.object_sites_dict.get(goal.place)

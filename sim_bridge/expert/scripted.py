@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_bridge.expert.drag import FLAT, Drag
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Goal, Scene
@@ -19,11 +20,15 @@ REACH, DEPTH = 1.0, 0.15
 """Nothing can be picked up farther than this from the robot's base (horizontally; the arm reaches 0.855 m), nor this
 much lower than it, m: an object that fell off the table."""
 
-Skill = PickPlace | TurnKnob
+Skill = PickPlace | TurnKnob | Drag
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:
-    return TurnKnob(scene, goal) if goal.predicate == "turnon" else PickPlace(scene, goal)
+    if goal.predicate == "turnon":
+        return TurnKnob(scene, goal)
+    if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
+        return Drag(scene, goal)
+    return PickPlace(scene, goal)
 
 
 class ScriptedExpert:

@@ -1,0 +1,85 @@
+"""Drag a flat object across the table: press closed fingers onto its middle and move them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim_bridge.expert import grasp as grasping
+from sim_bridge.expert.heights import HeightMap, along
+from sim_bridge.expert.motion import CLOSE, GAIN, MARGIN, METRES_PER_UNIT, action, ahead, travel, turn_to
+from sim_bridge.expert.pick_place import ALIGNED
+from sim_bridge.expert.scene import Goal, Scene
+
+Array = NDArray[np.float64]
+
+FLAT = 0.025
+"""An object of no more than this height cannot be gripped at its rim, m."""
+
+FINGERS_CLOSED = 0.02
+"""Distance between the fingers below which they press as one, m."""
+
+PRESS = 0.25
+"""Downward command while dragging: the fingers' friction on the object is twice the object's on the table."""
+
+SPEED = 0.8
+"""Largest horizontal command while dragging; faster fingers slip."""
+
+ON_SPOT = 0.05
+"""Fingers within this distance of the object's middle drag it, m; farther off they are put down anew."""
+
+
+class Drag:
+    """Moves `goal.target` to a region of the table without lifting it.
+
+    Phases follow from the state: "approach" (fingers closed, above the middle, then down) and "drag" (along x or y
+    first, whichever keeps the object farther from others).
+    """
+
+    def __init__(self, scene: Scene, goal: Goal) -> None:
+        self.goal = goal
+        self.misses = 0
+        self.phase = "approach"
+
+    def act(self, scene: Scene) -> Array:
+        """[7], the action for the present state."""
+        target = self.goal.target
+        hand, position, points = scene.hand_position(), scene.position(target), scene.points(target)
+        middle = points[np.linalg.norm(points[:, :2] - position[:2], axis=1) < 0.02]
+        floor = float(middle[:, 2].max())
+        error = position[:2] - hand[:2]
+        distance = float(np.linalg.norm(error))
+        turn = turn_to(scene, np.pi / 2)
+        closed = scene.finger_opening() < FINGERS_CLOSED
+        tips = hand[2] - grasping.TIP_BELOW
+        down = tips < floor + (0.02 if self.phase == "drag" else 0.006)
+        if closed and down and distance < (ON_SPOT if self.phase == "drag" else ALIGNED):
+            self.phase = "drag"
+            velocity = scene.hand_velocity()[:2]
+            command = GAIN * (self._waypoint(scene, position[:2]) - position[:2] - 0.08 * velocity) / METRES_PER_UNIT
+            command *= SPEED / max(SPEED, float(np.abs(command).max()))
+            return action(np.append(command, -PRESS), turn, CLOSE)
+        self.phase = "approach"
+        obstacles = np.concatenate([points, scene.obstacle_points(target)])
+        hand_map = HeightMap(obstacles, scene.support_height(floor)).grown(0.05)
+        path, s = along(hand[:2], position[:2])
+        required = hand_map.at(path) + grasping.TIP_BELOW + MARGIN
+        if distance < ALIGNED and closed:
+            required[:] = floor + grasping.TIP_BELOW - 0.01
+        planned = ahead(scene)
+        return travel(position[:2] - planned[:2], planned[2], required, s, turn, CLOSE)
+
+    def _waypoint(self, scene: Scene, xy: Array) -> Array:
+        """[2], where to drag the object's middle next: straight on, or to a corner of the way that is more free."""
+        place = scene.place_position(self.goal)[:2]
+        corners = [place, np.array([xy[0], place[1]]), np.array([place[0], xy[1]])]
+        return max(corners, key=lambda corner: round(self._room(scene, xy, corner, place), 2))
+
+    def _room(self, scene: Scene, xy: Array, corner: Array, place: Array) -> float:
+        """Distance of the way over a corner from other movable objects, at most 0.12 m."""
+        way = np.concatenate([along(xy, corner)[0], along(corner, place)[0]])
+        return min(0.12, min(scene.nearest_other(self.goal.target, point) for point in way))
+
+    def lowered(self, scene: Scene) -> bool:
+        """It never leaves the table."""
+        return True
