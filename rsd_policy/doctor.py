@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.errors import RSDError, SetupError
+from rsd_policy.errors import CheckpointError, RSDError, SetupError
 from rsd_policy.exit_status import NOT_SET_UP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,7 +233,7 @@ def check_gate(policy: str) -> Finding:
     def describe(loaded: Any) -> str:
         from rsd_policy.engine.gate import Gate
 
-        entry = loaded.manifest["gate"]
+        entry = loaded.manifest.get("gate")
         try:
             gate = Gate.from_manifest(entry)
         except CheckpointError as error:

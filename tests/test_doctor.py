@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from rsd_policy import doctor
+from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.checkpoints.manifest import SHIPPED
 from tests.backbones.openvla.random_checkpoint import write_checkpoint
+from tests.policies import small_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +69,7 @@ def test_without_opengl_rendering_is_missing(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_checkpoint_fails_every_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--policy", "no-such-policy"]) == 3
     lines = {line[9:23].strip(): line for line in capsys.readouterr().out.splitlines()}
-    for part in ("checkpoint", "RFSQ decoder", "backbone", "RFSQ head", "draft model"):
+    for part in ("checkpoint", "RFSQ decoder", "backbone", "RFSQ head", "draft model", "gate"):
         assert lines[part].startswith("MISSING")
         assert "no-such-policy" in lines[part]
     assert lines["torch"].startswith("ok")
@@ -100,3 +102,16 @@ def test_a_published_policy_is_reported_with_what_it_lacks(tmp_path: Path) -> No
         assert finding.ok and "'baseline' only" in finding.text
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert not doctor.check_checkpoint(policy).ok
+
+
+def test_gate_is_reported_with_its_promise_or_its_absence(tmp_path: Path) -> None:
+    calibrated, plain = small_policy(), small_policy()
+    plain.drop_gate()
+    save_policy(tmp_path / "calibrated", calibrated)
+    save_policy(tmp_path / "plain", plain)
+    finding = doctor.check_gate(str(tmp_path / "calibrated"))
+    assert finding.ok
+    assert "at most 10% of skipped chunks deviate, with confidence 95%" in finding.text
+    assert "50% skipped and 0.0% of them deviating in 80 episodes" in finding.text
+    finding = doctor.check_gate(str(tmp_path / "plain"))
+    assert finding.ok and finding.text.startswith("none:") and "rsd calibrate" in finding.text
