@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
 
-
 @dataclass
 class Totals:
     """Counts since the engine was made.
@@ -329,9 +328,7 @@ class RSDInferenceEngine:
         )
 
     def _compare(self, draft: _Decoded, final: _Decoded) -> Comparison:
-        return compare(
-            draft.tokens, draft.actions, final.tokens, final.actions, self.execute_steps, self.acceptance
-        )
+        return compare(draft.tokens, draft.actions, final.tokens, final.actions, self.execute_steps, self.acceptance)
 
     def _count(self, clock: StageClock, executed: NDArray[np.float32]) -> None:
         self.totals.chunks += 1
