@@ -18,6 +18,7 @@ from rsd_policy.training.calibrate import calibrate, load_rollouts, main
 from rsd_policy.training.calibrate_fit import split, to_chunks, to_rows
 from rsd_policy.training.calibrate_plot import plot_calibration
 from rsd_policy.training.calibrate_rollouts import Place, Rollout, fingerprint, look, roll_out
+from sim_bridge.libero_assets import load_init_states, task_spec
 from sim_bridge.libero_env import LiberoEnv
 from tests.policies import random_observation, small_policy
 
@@ -136,14 +137,28 @@ def test_fingerprint_ignores_the_gate_and_sees_a_weight() -> None:
     assert fingerprint(policy) != before
 
 
+def distance_to_canonical(env: LiberoEnv) -> float:
+    """How far (m, in x or y) the worst placed object is from its place in the most similar canonical state."""
+    canonical = load_init_states(task_spec(env.suite, env.task))[:, 1:]
+    columns = []
+    for thing in env.raw.objects_dict.values():
+        start = env.sim.model.get_joint_qpos_addr(thing.joints[0])[0]
+        columns += [start, start + 1]
+    return float(np.abs(canonical[:, columns] - env.sim.data.qpos[columns]).max(axis=1).min())
+
+
 def test_rollout_records_what_both_heads_say_where_their_chunks_lead() -> None:
     policy = load_policy("mini")
     with LiberoEnv("libero_spatial", 0) as env:
+        env.reset(0)
+        assert distance_to_canonical(env) < 1e-3, "the measure does not find a canonical state"
         env.max_steps = 18
         seen: list[Observation] = []
         observe = env.observe
 
         def recorded_observe() -> Observation:
+            if not seen:
+                assert distance_to_canonical(env) > 2e-3
             seen.append(observe())
             return seen[-1]
 
@@ -160,6 +175,19 @@ def test_rollout_records_what_both_heads_say_where_their_chunks_lead() -> None:
     assert np.array_equal(episode.last_action[1:], executed[:-1, -1])
     assert not np.array_equal(seen[0].images["wrist"], seen[1].images["wrist"])
     assert torch.isfinite(torch.from_numpy(episode.hidden.astype(np.float32))).all()
+
+
+def test_recording_is_done_by_workers_and_never_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tasks", "2", "--episodes", "1", "--workers", "2", "--rollouts", str(tmp_path), "--rollouts-only"]
+    assert main(arguments) == 0
+    (path,) = tmp_path.rglob("*.npz")
+    assert path == Place("libero_spatial", 2, 9_000_000).path(tmp_path)
+    written = path.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert path.stat().st_mtime_ns == written
+    assert "1 rollouts" in capsys.readouterr().out
+    (recorded,) = load_rollouts(tmp_path, load_policy("mini"), 8)
+    assert len(recorded.first) >= 4  # chunks of eight steps: no task is solved sooner
 
 
 def test_wrong_arguments_are_refused_before_anything_runs(tmp_path: Path) -> None:
