@@ -109,7 +109,8 @@ def test_nan_weights_are_refused(checkpoint: Path) -> None:
     ("changes", "message"),
     [
         ({"format_version": 99}, "format version 1, got 99"),
-        ({"architecture": {"backbone": "openvla"}}, "openvla"),
+        ({"architecture": {"backbone": "openvla"}}, "architecture.openvla"),
+        ({"architecture": {"backbone": "llama"}}, "expected backbone 'mini' or 'openvla', got 'llama'"),
         ({"exit_layer": 4}, "exit_layer"),
     ],
 )
