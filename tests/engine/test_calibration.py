@@ -55,7 +55,7 @@ def test_bound_of_a_single_threshold_covers_the_rate_at_the_worst_dependence() -
     # all chunks of an episode deviate, or none: an episode is worth one chunk
     rng = np.random.default_rng(1)
     rate, episodes = 0.1, 60
-    deviating = rng.random((episodes, 1000)) < rate
+    deviating = (rng.random((episodes, 1000)) < rate).astype(np.float64)
     bounds = upper_bounds(np.full(deviating.shape, 12.0), 12.0 * deviating, confidence=0.9)
     assert (bounds < rate).mean() <= 0.1
     assert np.median(bounds) < 0.3
@@ -117,7 +117,8 @@ def entry(bounds: list[float]) -> dict[str, object]:
 
 
 def test_gate_takes_the_threshold_of_the_wanted_alpha() -> None:
-    assert Gate.from_manifest(entry([0.04, 0.08, 0.3])) == Gate(pytest.approx(0.8), 0.1, 8)
+    gate = Gate.from_manifest(entry([0.04, 0.08, 0.3]))
+    assert (gate.threshold, gate.alpha, gate.steps) == (pytest.approx(0.8), 0.1, 8)
     assert Gate.from_manifest(entry([0.04, 0.08, 0.3]), alpha=0.05).threshold == pytest.approx(0.9)
 
 

@@ -123,7 +123,7 @@ def test_audit_counts_across_episodes() -> None:
 
 def test_nan_in_the_weights_is_an_error_and_not_an_action() -> None:
     policy = small_policy()
-    policy.backbone.slot.fill_(float("nan"))
+    policy.mini.slot.fill_(float("nan"))
     engine = RSDInferenceEngine(policy, "baseline")
     with pytest.raises(NonFiniteError, match="NaN"):
         engine.infer(observations(1)[0])
