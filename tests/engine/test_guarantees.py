@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from rsd_policy import Observation, Policy, RSDInferenceEngine, load_policy
-from rsd_policy.engine.gate import Gate
 from rsd_policy.errors import ObservationError
 from tests.policies import random_observation, small_policy
 
@@ -38,30 +37,6 @@ def test_speculative_equals_baseline_bit_for_bit(weights: str) -> None:
         assert chunk.verified and not chunk.skipped
         answers.append(chunk.actions.tobytes())
     assert len(set(answers)) > 1
-
-
-def test_statistics_add_up() -> None:
-    # the strictest gate that skips something, so that skipped, audited and verified chunks are all there
-    for threshold in np.arange(0.95, 0.0, -0.05):
-        gate = Gate(threshold, alpha=1.0, steps=8, gripper_rule=False)
-        engine = RSDInferenceEngine(small_policy(), "gated", gate=gate, audit_every=2)
-        chunks = [engine.infer(observation) for observation in observations(12)]
-        if sum(chunk.skipped for chunk in chunks) >= 2:
-            break
-    totals = engine.totals
-    assert 2 <= totals.skipped == sum(chunk.skipped for chunk in chunks) < 12
-    assert totals.chunks == 12 == totals.skipped + sum(chunk.verified for chunk in chunks)
-    verified = [chunk.accepted for chunk in chunks if chunk.verified]
-    assert (totals.accepted, totals.rejected) == (verified.count(True), verified.count(False))
-    assert totals.audited == totals.skipped // 2 == sum(chunk.stats.audited for chunk in chunks)
-    assert totals.audit_deviated == sum(chunk.stats.audit_deviated is True for chunk in chunks)
-    for stage, milliseconds in totals.stage_ms.items():
-        assert milliseconds == pytest.approx(sum(chunk.stats.stage_ms.get(stage, 0.0) for chunk in chunks))
-    for chunk in chunks:
-        assert sum(chunk.stats.stage_ms.values()) == pytest.approx(chunk.stats.total_ms)
-        assert chunk.stats.first_action_ms <= chunk.stats.total_ms
-        if chunk.stats.token_agreement:
-            assert len(chunk.stats.token_agreement) == 3 and chunk.stats.max_deviation is not None
 
 
 @torch.inference_mode()
