@@ -106,7 +106,7 @@ def _section(name: str, group: Sequence[Run], plots: Path) -> str:
     first = group[0]
     dates = f"{min(run.started for run in group)} to {max(run.finished or run.started for run in group)}"
     digests = sorted({str(run.config.policy_sha256)[:12] for run in group if run.config.policy_sha256})
-    commits = sorted({str(run.summary["versions"].get("commit")) for run in group})
+    commits = sorted({run.summary["versions"].get("commit") or "unknown" for run in group})
     parts = [
         f"## {first.config.suite}, policy {Path(first.config.policy).name}",
         f"{setting(first)}. {dates} (UTC); commit {', '.join(commits)}; "
