@@ -19,11 +19,14 @@ POINT_SPACING = 0.008
 ELBOW_JOINT = 3
 """Index of the Panda's elbow among its joints."""
 
+HANDLE_THICKNESS = 0.016
+"""Points so far behind the front of a drawer belong to its handle's bar, m."""
+
 SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
 
-ORDER = ("turnon", "on", "in")
+ORDER = ("open", "turnon", "on", "in")
 """Predicates that the expert can fulfil, in the order in which it does."""
 
 
@@ -33,7 +36,7 @@ class Goal:
 
     Attributes:
         predicate: one of `ORDER`.
-        target: name of the object to move; of the fixture to turn on.
+        target: name of the object to move; of the fixture to turn on; of the region of the drawer to open.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
         shared: another object is to go to the same place.
     """
@@ -104,7 +107,9 @@ class Scene:
         return body.startswith(("robot0", "gripper0", "mount0"))
 
     def _root(self, name: str) -> int:
-        return int(self._model.body_rootid[self._raw.obj_body_id[name]])
+        """Root body of an object, or of the object that a region belongs to."""
+        site = self._raw.object_sites_dict.get(name)
+        return int(self._model.body_rootid[self._raw.obj_body_id[name if site is None else site.parent_name]])
 
     def hand_position(self) -> Array:
         """[3], the gripper site: between the finger pads, 4 mm above their tips."""
@@ -247,8 +252,29 @@ class Scene:
         for state in self._raw.parsed_problem["goal_state"]:
             if state[0] not in ORDER:
                 raise SimulationError(f"scripted expert: expected goals {', '.join(ORDER)}, got {state}; see `--list`")
-            result.append((self._goal(*state), bool(self._raw._eval_predicate(state))))
+            goal, fulfilled = self._goal(*state), bool(self._raw._eval_predicate(state))
+            result.append((goal, fulfilled))
+            if goal.predicate == "in" and self._is_drawer(goal.place):
+                # nothing goes into a closed drawer
+                opened = bool(self._raw._eval_predicate(["open", goal.place])) or fulfilled
+                result.append((Goal("open", goal.place, ""), opened))
         return sorted(result, key=lambda entry: ORDER.index(entry[0].predicate))
+
+    def _is_drawer(self, region: str) -> bool:
+        site = self._raw.object_sites_dict.get(region)
+        joints = (site.joints if site is not None else None) or []
+        return any(self._model.joint(joint).type[0] == mujoco.mjtJoint.mjJNT_SLIDE for joint in joints)
+
+    def handle(self, region: str) -> tuple[Array, Array]:
+        """Of the drawer of a region: the middle of its handle's bar [3], m, and the direction it opens in [3]."""
+        joint = self._model.joint(self._raw.object_sites_dict[region].joints[0])
+        outwards = self._data.xaxis[joint.id] * np.sign(joint.range.sum())
+        part = int(self._model.jnt_bodyid[joint.id])
+        shapes = self._points[int(self._model.body_rootid[part])]
+        points = self._placed([entry for entry in shapes if self._model.geom_bodyid[entry[0]] == part])
+        reach = points @ outwards
+        bar = points[reach > reach.max() - HANDLE_THICKNESS]
+        return (bar.max(axis=0) + bar.min(axis=0)) / 2, outwards
 
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim_bridge.expert.drag import FLAT, Drag
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
+from sim_bridge.expert.open_drawer import OpenDrawer, withdraw, withdrawing
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Goal, Scene
 from sim_bridge.expert.turn_knob import TurnKnob
@@ -20,10 +21,12 @@ REACH, DEPTH = 1.0, 0.15
 """Nothing can be picked up farther than this from the robot's base (horizontally; the arm reaches 0.855 m), nor this
 much lower than it, m: an object that fell off the table."""
 
-Skill = PickPlace | TurnKnob | Drag
+Skill = PickPlace | TurnKnob | Drag | OpenDrawer
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:
+    if goal.predicate == "open":
+        return OpenDrawer(scene, goal)
     if goal.predicate == "turnon":
         return TurnKnob(scene, goal)
     if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
@@ -91,13 +94,25 @@ class ScriptedExpert:
             self.failed = self.failed or float(np.linalg.norm(reach[:2])) > REACH or float(reach[2]) < -DEPTH
         # the next goal waits until the hand is empty
         let_go = holding and self._skill.lowered(scene)
-        chosen = action(np.zeros(3), np.zeros(3), OPEN) if let_go else self._skill.act(scene)
+        if let_go:
+            chosen = action(np.zeros(3), np.zeros(3), OPEN)
+        elif (drawer := self._opened_drawer(scene)) is not None:
+            chosen = withdraw(scene, drawer)
+        else:
+            chosen = self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
         if self._jams.jammed(scene, chosen):
             chosen = bend(scene, float(chosen[6]))
         if self.failed:
             chosen = action(np.zeros(3), np.zeros(3), OPEN)
         return np.clip(chosen, -1.0, 1.0).astype(np.float32)
+
+    def _opened_drawer(self, scene: Scene) -> str | None:
+        """Region of a drawer that the hand has just opened and still has to leave."""
+        goal = self._skill.goal
+        if isinstance(self._skill, OpenDrawer) or scene.held(goal.target) or not withdrawing(scene):
+            return None
+        return next((other.target for other, _ in scene.goals() if other.predicate == "open"), None)
 
     @staticmethod
     def _next_goal(scene: Scene) -> Goal:

@@ -1,4 +1,4 @@
-"""ScriptedExpert: solves canonical episodes, recovers when disturbed, takes over anywhere, refuses other tasks."""
+"""ScriptedExpert: solves episodes, recovers when disturbed, takes over anywhere, refuses what it cannot do."""
 
 from __future__ import annotations
 
@@ -119,11 +119,41 @@ def test_gives_up_after_its_attempts(bowls: LiberoEnv) -> None:
     assert outcomes == [(False, True), (True, False)]
 
 
-def test_refuses_tasks_that_are_not_pick_and_place() -> None:
-    with LiberoEnv("libero_goal", 0, render=False) as env:  # open the middle drawer of the cabinet
-        env.reset(0)
+def test_refuses_tasks_that_it_cannot_do() -> None:
+    with LiberoEnv("libero_10", 3, render=False) as env:  # put the bowl in the bottom drawer and close it
+        env.reset(None, seed=3000)
         with pytest.raises(SimulationError, match="scripted expert: expected goals"):
             ScriptedExpert(env).reset()
+
+
+def test_two_objects_go_into_the_basket_one_after_the_other() -> None:
+    with LiberoEnv("libero_10", 0, render=False) as env:
+        env.reset(None, seed=3000)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        assert run(env, expert, 200)
+
+
+def test_takes_over_level_at_the_handle_of_a_drawer() -> None:
+    with LiberoEnv("libero_goal", 0, render=False) as env:
+        env.reset(None, seed=3000)
+        first = ScriptedExpert(env)
+        first.reset()
+        while first.phase != "pull":
+            assert not env.step(first.act(), render=False)
+        second = ScriptedExpert(env)
+        second.reset()
+        second.act()
+        assert second.phase == "pull"
+        assert run(env, second, 60)
+
+
+def test_lid_is_gripped_where_the_object_is_too_wide() -> None:
+    grid = np.linspace(-0.04, 0.04, 17)
+    body = np.array([[x, y, z] for x in grid for y in grid for z in np.linspace(0, 0.13, 14)])
+    lid = np.array([[x, y, z] for x in (-0.006, 0.006) for y in (-0.006, 0.006) for z in np.linspace(0.13, 0.15, 5)])
+    best = candidates(np.zeros(3), np.concatenate([body, lid]), np.zeros((0, 3)))[0]
+    assert np.abs(best.offset[:2]).max() < 1e-9 and 0.13 < best.offset[2] < 0.15
 
 
 def test_grasp_avoids_a_neighbour_and_keeps_its_preference_when_free() -> None:
