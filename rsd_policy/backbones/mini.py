@@ -1,9 +1,10 @@
 """`mini`: a small vision-language-action backbone that runs on a laptop CPU.
 
-    [64 agentview | 64 wrist | 1 proprio | 4 text | T action slots] -> num_layers pre-norm transformer layers
+    [64 agentview | 16 wrist | 1 proprio | 4 text | T action slots] -> num_layers pre-norm transformer layers
 
-Each camera has a residual convolutional stem (128x128 -> 8x8 tokens). The instruction is tokenised into words, read by
-a two-layer text transformer and pooled by learned queries, so that a paraphrase is a different input and not another
+Each camera has a residual convolutional stem (128x128 -> 8x8 tokens; the wrist's are halved once more, to 4x4, because
+the time of the layers is proportional to the number of tokens). The instruction is tokenised into words, read by a
+two-layer text transformer and pooled by learned queries, so that a paraphrase is a different input and not another
 index. Attention is bidirectional. Residual branches start at zero.
 """
 
@@ -30,14 +31,25 @@ UNKNOWN_BUCKETS = 64
 
 @dataclass(frozen=True)
 class MiniConfig:
-    """Sizes of the backbone; all of them are stored in the checkpoint's manifest."""
+    """Sizes of the backbone; all of them are stored in the checkpoint's manifest.
+
+    Attributes:
+        width: of the residual stream. num_layers, num_heads: of the transformer.
+        horizon: T, action slots.
+        image_size: edge of the frames the stems read, px.
+        stem_channels: of the stems at 1/4 and 1/8 of the image's size.
+        grids: tokens along an edge, per camera: image_size / 16 or a half of it.
+        text_width, text_tokens: width of the text encoder and tokens it hands on.
+        vocabulary: words with an id of their own.
+    """
 
     width: int = 320
     num_layers: int = 10
     num_heads: int = 5
     horizon: int = 8
     image_size: int = 128
-    stem_channels: tuple[int, int, int] = (32, 64, 128)
+    stem_channels: tuple[int, int] = (48, 128)
+    grids: tuple[int, int] = (8, 4)
     text_width: int = 192
     text_tokens: int = 4
     vocabulary: tuple[str, ...] = ()
@@ -51,6 +63,7 @@ class MiniConfig:
         """Rebuild the configuration from `to_manifest`'s values."""
         values = dict(entry)
         values["stem_channels"] = tuple(values["stem_channels"])
+        values["grids"] = tuple(values["grids"])
         values["vocabulary"] = tuple(values["vocabulary"])
         return cls(**values)
 
@@ -113,20 +126,25 @@ class ResidualBlock(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """One camera: [B, 3, 128, 128] in [-1, 1] -> [B, 64, width] tokens in raster order."""
+    """One camera: [B, 3, S, S] in [-1, 1] -> [B, grid * grid, width] tokens in raster order.
 
-    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
+    The first convolution goes to a quarter of the size at once: at half the size its output would be the largest
+    tensor of the whole model, and a CPU would spend more time on it than on two transformer layers.
+    """
+
+    def __init__(self, channels: tuple[int, int], width: int, halvings: int) -> None:
         super().__init__()
-        c1, c2, c3 = channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, c1, 5, stride=2, padding=2),
-            nn.GELU(),
+        c1, c2 = channels
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, c1, 8, stride=4, padding=2),
+            ResidualBlock(c1),
             nn.Conv2d(c1, c2, 3, stride=2, padding=1),
             ResidualBlock(c2),
-            nn.Conv2d(c2, c3, 3, stride=2, padding=1),
-            ResidualBlock(c3),
-            nn.Conv2d(c3, width, 3, stride=2, padding=1),
-        )
+            nn.Conv2d(c2, width, 3, stride=2, padding=1),
+        ]
+        for _ in range(halvings):
+            layers += [nn.GELU(), nn.Conv2d(width, width, 3, stride=2, padding=1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image).flatten(2).transpose(1, 2)
@@ -201,13 +219,19 @@ class MiniBackbone(nn.Module):
         self.slots = self.horizon = config.horizon
         self.register_buffer("proprio_mean", proprio_mean.float(), persistent=False)
         self.register_buffer("proprio_std", proprio_std.float(), persistent=False)
-        self.stems = nn.ModuleDict({name: ConvStem(config.stem_channels, config.width) for name in CAMERAS})
+        whole = config.image_size // 16
+        halvings = [{whole: 0, whole // 2: 1}[grid] for grid in config.grids]
+        self.stems = nn.ModuleDict(
+            {
+                name: ConvStem(config.stem_channels, config.width, count)
+                for name, count in zip(CAMERAS, halvings, strict=True)
+            }
+        )
         self.proprio = nn.Sequential(
             nn.Linear(PROPRIO_DIM, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
         self.text = TextEncoder(self.tokenizer.size, config.text_width, config.text_tokens, config.width)
-        grid = (config.image_size // 16) ** 2
-        length = len(CAMERAS) * grid + 1 + config.text_tokens + config.horizon
+        length = sum(grid**2 for grid in config.grids) + 1 + config.text_tokens + config.horizon
         self.position = nn.Parameter(torch.randn(length, config.width) * 0.02)
         self.slot = nn.Parameter(torch.randn(config.horizon, config.width) * 0.02)
         self.layers = nn.ModuleList(Block(config.width, config.num_heads) for _ in range(config.num_layers))
@@ -240,7 +264,7 @@ class MiniBackbone(nn.Module):
         """Token sequence before the first layer.
 
         Returns:
-            [B, S, width], S = 128 vision + 1 proprio + text tokens + T slots.
+            [B, S, width], S = 80 vision + 1 proprio + text tokens + T slots.
         """
         pixels = inputs.images.to(self.position.dtype).permute(0, 1, 4, 2, 3) / 127.5 - 1.0
         return self.embed_pixels(pixels, inputs.proprio, inputs.words)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         instructions = {e.instruction for e in training}
         sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
         vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
-        sizes = MiniConfig(num_layers=arguments.layers, vocabulary=tuple(vocabulary))
+        sizes = MiniConfig(num_layers=arguments.layers, grids=(8, arguments.wrist_grid), vocabulary=tuple(vocabulary))
         torch.manual_seed(arguments.seed)
         policy = build_policy(
             arguments.out.name,
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=512, help="frames per step")
     parser.add_argument("--layers", type=int, default=10, help="transformer layers of the backbone")
+    parser.add_argument("--wrist-grid", type=int, default=4, choices=(4, 8), help="tokens along the wrist image's edge")
     parser.add_argument("--exit-layer", type=int, default=3, help="layer k after which the draft reads")
     parser.add_argument("--held-out", type=float, default=0.08, help="fraction of episodes for validation")
     parser.add_argument(
