@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.10",
     # by name: .venv, ros2_ws, tests and benchmarks lie in the same directory
     packages=find_packages(include=["rsd_policy", "rsd_policy.*", "sim_bridge", "sim_bridge.*"]),
-    package_data={PACKAGE: ["checkpoints/mini/*"]},
+    package_data={PACKAGE: ["checkpoints/mini/*"], "sim_bridge": ["expert/measured.json"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/rsd_policy"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -26,7 +26,7 @@ from rich.table import Table
 from rsd_policy.errors import EpisodeError, RSDError
 from rsd_policy.exit_status import DONE, INTERRUPTED, exit_status
 from sim_bridge.demonstrations import demonstration_path, write_demonstration
-from sim_bridge.libero_assets import SUITES, num_tasks
+from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
 FAILED_SUFFIX = ".failed.json"
 
@@ -86,6 +86,8 @@ def open_seeds(config: CollectConfig) -> dict[int, list[int]]:
 
 def main(argv: list[str]) -> int:
     """Parse arguments, collect, print a table. Returns the exit status (rsd_policy/exit_status.py)."""
+    if "--list" in argv:
+        return _list()
     try:
         config, workers = _parse(argv)
         outcomes, seconds = collect(config, workers)
@@ -256,6 +258,28 @@ def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> N
         console.print(f"nothing to do: all {len(config.tasks) * len(config.seeds)} seeds were tried before")
 
 
+def _list() -> int:
+    # imports mujoco, which workers must do after they have chosen an OpenGL back end
+    from sim_bridge.expert.measured import read_table
+
+    table = Table(title="what the expert solves, from random placements without disturbances")
+    for heading in ("suite", "task", "instruction", "solved", "steps (median)", "measured", ""):
+        words = heading in ("suite", "instruction")
+        # a narrow terminal wraps the instruction alone
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "instruction")
+    results = read_table()
+    for m in results:
+        steps = "-" if m.median_steps is None else f"{m.median_steps:.0f}"
+        verdict = "" if m.reliable else "not reliable"
+        instruction = task_spec(m.suite, m.task).instruction
+        table.add_row(m.suite, str(m.task), instruction, f"{m.solved} of {m.placements}", steps, m.date, verdict)
+    console = Console()
+    console.print(table)
+    console.print(f"{sum(m.reliable for m in results)} of {len(results)} measured tasks solved from at least 8 of 10")
+    console.print("measured with: python -m sim_bridge.expert.measured --task-suite SUITE --tasks 0,1,...")
+    return 0
+
+
 def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser = argparse.ArgumentParser(prog="rsd collect", description=__doc__)
     parser.add_argument("--task-suite", default="libero_spatial", choices=SUITES)
@@ -269,6 +293,7 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
     parser.add_argument("--policy", default=None, help="checkpoint that drives most of a first part (DAgger)")
     parser.add_argument("--device", default="cpu", help="of that policy (default cpu)")
+    parser.add_argument("--list", action="store_true", help="print which tasks the expert solves, as measured")
     arguments = parser.parse_args(argv)
     for name, low in (("demos", 1), ("workers", 1), ("every", 1), ("image_size", 16), ("seed", 0)):
         if getattr(arguments, name) < low:
