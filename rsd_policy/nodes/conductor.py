@@ -22,9 +22,6 @@ from rsd_policy.nodes.messages import chunk_from_msg, to_nanoseconds
 from rsd_policy.nodes.runtime import COMMANDS
 from rsd_policy.observation import ACTION_DIM
 
-START_TIMEOUT_S = 60.0
-"""From the start of a process to its answer: importing torch on a loaded machine takes 10-20 s."""
-
 RESET_TIMEOUT_S = 200.0
 """Longer than the bridge's own limit, so that its explanation arrives."""
 
@@ -49,16 +46,29 @@ class Conductor:
         realtime: the simulation does not wait, so that observations may remain without a chunk.
         stall_timeout_s: wall time. In lockstep an episode is given up when nothing moves for so long; in real time,
             where the simulation moves by itself, when a node says nothing for so long.
+        start_timeout_s: wall time from the start of a process to its first answer.
+        loads_in_episode: the driver prepares itself when an episode has begun (the expert builds its own simulation):
+            its first chunk of an episode may take `start_timeout_s`.
     """
 
     def __init__(
-        self, node: Node, executor: SingleThreadedExecutor, *, policy_node: str, realtime: bool, stall_timeout_s: float
+        self,
+        node: Node,
+        executor: SingleThreadedExecutor,
+        *,
+        policy_node: str,
+        realtime: bool,
+        stall_timeout_s: float,
+        start_timeout_s: float = 60.0,
+        loads_in_episode: bool = False,
     ) -> None:
         self._node = node
         self._executor = executor
         self._policy_node = policy_node
         self._realtime = realtime
         self._stall_timeout_s = stall_timeout_s
+        self.start_timeout_s = start_timeout_s
+        self._loads_in_episode = loads_in_episode
         self._statuses: list[EpisodeStatus] = []
         self._chunks: dict[int, ActionChunk] = {}
         self._last_action: Action | None = None
@@ -119,8 +129,8 @@ class Conductor:
         self._episode = 0
         self._statuses, self._chunks, self._early = [], {}, []
         self._last_action = None
-        if not self.spin_until(self._reset.service_is_ready, START_TIMEOUT_S):
-            raise SilentNodeError(f"sim_bridge: expected its service reset within {START_TIMEOUT_S:.0f} s")
+        if not self.spin_until(self._reset.service_is_ready, self.start_timeout_s):
+            raise SilentNodeError(f"sim_bridge: expected its service reset within {self.start_timeout_s:.0f} s")
         request = ResetEpisode.Request(suite=spec.suite, task=spec.task, init_state=spec.trial, seed=spec.seed)
         future = self._reset.call_async(request)
         if not self.spin_until(future.done, RESET_TIMEOUT_S):
@@ -202,13 +212,13 @@ class Conductor:
         if silent is not None:
             reports = "".join(f"; it reports {m}" for name, (_, m) in self._faults.items() if name.startswith(silent))
             raise SilentNodeError(
-                f"{silent} is silent: nothing came from it for {self._stall_timeout_s:.0f} s (stall_timeout) at step "
-                f"{status.step}{reports}"
+                f"{silent} is silent: nothing came from it for {self._patience():.0f} s at step {status.step}{reports} "
+                "(stall_timeout and start_timeout in config/eval.yaml say how long that may last)"
             )
 
     def _silent(self, now: float) -> str | None:
         """The node that has said nothing for too long, or None."""
-        limit = self._stall_timeout_s
+        limit = self._patience()
         if not self._realtime:
             return self._whose_turn() if now - self._progress > limit else None
         if now - min(self._status_at, self._progress, self._action_at) <= limit:
@@ -216,6 +226,10 @@ class Conductor:
         if now - self._status_at > limit / 2:
             return "sim_bridge"  # without observations and clock the others have nothing to say
         return self._policy_node if now - self._progress > limit else "action_executor"
+
+    def _patience(self) -> float:
+        loading = self._loads_in_episode and not self._chunks
+        return max(self._stall_timeout_s, self.start_timeout_s) if loading else self._stall_timeout_s
 
     def _whose_turn(self) -> str:
         status = self._latest()

@@ -22,7 +22,7 @@ from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.tables import print_summary
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
-from rsd_policy.nodes.conductor import START_TIMEOUT_S, Conductor, SilentNodeError
+from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
     declare_choice,
@@ -58,6 +58,9 @@ class EvalNode(Node):
         self.stall_timeout = declare_float(
             self, "stall_timeout", 10.0, 1.0, 3600.0, "Wall time in which each node must show itself in an episode, s"
         )
+        self.start_timeout = declare_float(
+            self, "start_timeout", 60.0, 1.0, 3600.0, "Wall time from the start of a process to its first answer, s"
+        )
         self.policy_node = declare_text(self, "policy_node", "policy_node", "Node that publishes the chunks")
         descriptor = ParameterDescriptor(description="Lifecycle nodes to bring up, in this order", read_only=True)
         self.managed: list[str] = self.declare_parameter(
@@ -92,19 +95,20 @@ def bring_up(node: Node, conductor: Conductor, managed: Sequence[str]) -> None:
         SilentNodeError: one does not answer.
         EpisodeError: one cannot be configured or activated.
     """
+    start_s = conductor.start_timeout_s
     for name in managed:
         get_state = node.create_client(GetState, f"{name}/get_state")
         change_state = node.create_client(ChangeState, f"{name}/change_state")
 
         def call(client: Any, request: Any, timeout_s: float, name: str = name) -> Any:
-            if not conductor.spin_until(client.service_is_ready, START_TIMEOUT_S):
-                raise SilentNodeError(f"{name}: expected it to start within {START_TIMEOUT_S:.0f} s, it is not there")
+            if not conductor.spin_until(client.service_is_ready, start_s):
+                raise SilentNodeError(f"{name}: expected it to start within {start_s:.0f} s, it is not there")
             future = client.call_async(request)
             if not conductor.spin_until(future.done, timeout_s):
                 raise SilentNodeError(f"{name} is silent: no answer within {timeout_s:.0f} s")
             return future.result()
 
-        state = call(get_state, GetState.Request(), START_TIMEOUT_S).current_state.id
+        state = call(get_state, GetState.Request(), start_s).current_state.id
         steps = {
             State.PRIMARY_STATE_UNCONFIGURED: (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE),
             State.PRIMARY_STATE_INACTIVE: (Transition.TRANSITION_ACTIVATE,),
@@ -148,6 +152,8 @@ def evaluate(node: EvalNode) -> int:
         policy_node=node.policy_node,
         realtime=node.clock == "realtime",
         stall_timeout_s=node.stall_timeout,
+        start_timeout_s=node.start_timeout,
+        loads_in_episode=node.policy_node not in node.managed,
     )
     with Recorder(out, config) as recorder:
         try:

@@ -272,7 +272,7 @@ def test_a_silent_node_is_named_and_its_episode_is_an_error(tmp_path, capfd):
         report=True,
     )
     config = tmp_path / "config.yaml"
-    config.write_text("eval_node:\n  ros__parameters:\n    stall_timeout: 10.0\n")
+    config.write_text("eval_node:\n  ros__parameters:\n    stall_timeout: 5.0\n    start_timeout: 10.0\n")
     present = [spec for spec in specs if spec.name != "expert"]
     assert run_graph(present, config=config, logs=tmp_path / "logs") == 4
     assert "expert is silent: nothing came from it for 10 s at step 0" in capfd.readouterr().err

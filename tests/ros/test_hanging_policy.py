@@ -38,7 +38,7 @@ def test_a_hanging_policy_ends_the_run_and_is_named(tmp_path, untrained, capfd, 
     )
     hanging = [replace(s, module="tests.ros.hanging_policy") if s.name == "policy_node" else s for s in specs]
     assert run_graph(hanging, config=config, logs=tmp_path / "logs") == NOT_RUN
-    assert "policy_node is silent: nothing came from it for 5 s (stall_timeout)" in capfd.readouterr().err
+    assert "policy_node is silent: nothing came from it for 5 s at step" in capfd.readouterr().err
     with ResultStore.open_results(out) as store:
         (episode,) = store.episodes()
     assert episode.outcome == ERROR, "the second episode is not tried"
