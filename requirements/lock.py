@@ -38,10 +38,13 @@ def resolve(python: str, constraints: dict[str, str]) -> dict[str, str]:
             pins.write_text("".join(f"{name}=={version}\n" for name, version in usable.items()))
             command = [*pip, "install", "--dry-run", "--ignore-installed", "--report", f"{folder}/report.json"]
             command += ["-c", str(pins), "-r", str(HERE / "direct.txt"), "-r", str(HERE / "ros-direct.txt")]
-            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 break
-            refused = {name for name in usable if re.search(rf"[ (]{re.escape(name)}==", done.stderr, re.IGNORECASE)}
+            # pip 26.3 names the packages on its standard output, older ones on the error output.
+            reasons = done.stdout.partition("The conflict is caused by:")[2] + done.stderr
+            named = r"([ (]{0}==|requirement {0}\[)"
+            refused = {name for name in usable if re.search(named.format(re.escape(name)), reasons, re.IGNORECASE)}
             if not refused:
                 raise SystemExit(f"{python}: no resolution:\n{done.stderr}")
             print(f"{python}: other versions for {', '.join(sorted(refused))}")
