@@ -98,7 +98,7 @@ def test_halves_share_no_episode_and_every_task_is_in_both(rollouts: list[Rollou
     train, stop, held = split(rollouts, seed=3)
     parts = [{(r.place.task, r.place.seed) for r in part} for part in (train, stop, held)]
     assert sum(map(len, parts)) == len(rollouts) == len(set.union(*parts))
-    assert len(held) == 80 and 8 <= len(stop) <= 16
+    assert len(held) == 80 and len(stop) == 20
     assert {task for task, _ in parts[2]} == {task for task, _ in parts[0]} == set(range(10))
     assert parts[2] != {(r.place.task, r.place.seed) for r in split(rollouts, seed=4)[2]}
     with pytest.raises(RSDError, match="at least 6 episodes, got 5"):
