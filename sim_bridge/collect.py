@@ -262,17 +262,19 @@ def _list() -> int:
     # imports mujoco, which workers must do after they have chosen an OpenGL back end
     from sim_bridge.expert.measured import read_table
 
-    table = Table(title="what the expert solves, from random placements without disturbances")
-    for heading in ("suite", "task", "instruction", "solved", "steps (median)", "measured", ""):
-        words = heading in ("suite", "instruction")
-        # a narrow terminal wraps the instruction alone
-        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "instruction")
+    table = Table(title="what the expert solves, undisturbed, from random placements")
+    table.add_column("suite", min_width=14, no_wrap=True)
+    table.add_column("task", justify="right", min_width=4)
+    # a narrow terminal cuts the instruction alone
+    table.add_column("instruction", no_wrap=True, overflow="ellipsis", max_width=24)
+    for heading, width in (("solved", 8), ("steps", 5), ("measured", 10)):
+        table.add_column(heading, justify="right", min_width=width)
     results = read_table()
     for m in results:
         steps = "-" if m.median_steps is None else f"{m.median_steps:.0f}"
-        verdict = "" if m.reliable else "not reliable"
         instruction = task_spec(m.suite, m.task).instruction
-        table.add_row(m.suite, str(m.task), instruction, f"{m.solved} of {m.placements}", steps, m.date, verdict)
+        solved = f"{m.solved} of {m.placements}"
+        table.add_row(m.suite, str(m.task), instruction, solved, steps, m.date, style="" if m.reliable else "dim")
     console = Console()
     console.print(table)
     console.print(f"{sum(m.reliable for m in results)} of {len(results)} measured tasks solved from at least 8 of 10")

@@ -98,6 +98,8 @@ class ScriptedExpert:
             chosen = action(np.zeros(3), np.zeros(3), OPEN)
         elif (drawer := self._opened_drawer(scene)) is not None:
             chosen = withdraw(scene, drawer)
+            # what is planned now would not know how far the drawer slides out
+            self._skill = _skill(scene, self._skill.goal)
         else:
             chosen = self._skill.act(scene)
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
