@@ -27,7 +27,7 @@ class DeviationPredictor(nn.Module):
     where z[u] is the logit that step u is within tolerance (with the same gripper command), given that the steps before
     it were: so p falls with t by construction, as the event does. The doubt of a digit is -ln of its probability
     against the runner-up; weighting the doubts is all that a few hundred chunks can teach. The correction is a small
-    network over hidden states, draft and doubts; it starts at zero and needs some thousands.
+    network over hidden states, draft and doubts that starts at zero.
 
     Args:
         hidden_size: width of the backbone's hidden states.
