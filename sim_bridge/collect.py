@@ -266,7 +266,7 @@ def _list() -> int:
     table.add_column("suite", min_width=14, no_wrap=True)
     table.add_column("task", justify="right", min_width=4)
     # a narrow terminal cuts the instruction alone
-    table.add_column("instruction", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("instruction", no_wrap=True, overflow="ellipsis", max_width=20)
     for heading, width in (("solved", 8), ("steps", 5), ("measured", 10)):
         table.add_column(heading, justify="right", min_width=width)
     results = read_table()
