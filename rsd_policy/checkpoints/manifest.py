@@ -52,12 +52,16 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     shipped = SHIPPED / str(name_or_path)
     path = shipped if (shipped / MANIFEST).is_file() else Path(name_or_path).expanduser()
     if not (path / MANIFEST).is_file():
-        names = sorted(entry.parent.name for entry in SHIPPED.glob(f"*/{MANIFEST}"))
+        names = ", ".join(shipped_names()) or "none shipped"
         raise CheckpointError(
-            f"no checkpoint '{name_or_path}': expected a shipped name ({', '.join(names) or 'none shipped'}) "
-            f"or a directory holding {MANIFEST}"
+            f"no checkpoint '{name_or_path}': expected a shipped name ({names}) or a directory holding {MANIFEST}"
         )
     return path
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(entry.parent.name for entry in SHIPPED.glob(f"*/{MANIFEST}"))
 
 
 def external_source(name_or_path: str | Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256, shipped_names
 from rsd_policy.evaluation.comparison import compare
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
@@ -79,7 +80,15 @@ def _load(directory: Path) -> Run:
         summary = summarise(store.config, episodes, *store.provenance())
         started, finished = store.period()
         kept = [episode for episode in episodes if episode.outcome != ERROR]
-        return Run(directory, store.config, summary, kept, started, finished)
+        return Run(directory, _by_shipped_name(store.config), summary, kept, started, finished)
+
+
+def _by_shipped_name(config: EvalConfig) -> EvalConfig:
+    """The policy called as everybody can call it, where it is a shipped checkpoint that lay elsewhere at the time."""
+    for name in shipped_names():
+        if config.policy_sha256 == sha256(resolve_checkpoint(name) / MANIFEST):
+            return replace(config, policy=name)
+    return config
 
 
 def _compared(group: list[Run]) -> list[Run]:
