@@ -107,7 +107,7 @@ def check_messages() -> Finding:
 
 
 def _interfaces(package: Path) -> dict[str, str]:
-    """"msg/Action.msg" -> its text, for every interface file of a package."""
+    """ "msg/Action.msg" -> its text, for every interface file of a package."""
     files = [file for kind in ("msg", "srv", "action") for file in sorted((package / kind).glob(f"*.{kind}"))]
     return {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in files}
 
@@ -202,8 +202,10 @@ def check_backbone(policy: str) -> Finding:
     return _loaded(
         "backbone",
         policy,
-        lambda p: f"loaded: {p.kind}, {p.backbone.num_layers} layers, "
-        f"{f'exit after {p.exit_layer}' if p.heads else 'no early exit'}, {_millions(p.backbone)}",
+        lambda p: (
+            f"loaded: {p.kind}, {p.backbone.num_layers} layers, "
+            f"{f'exit after {p.exit_layer}' if p.heads else 'no early exit'}, {_millions(p.backbone)}"
+        ),
         of_heads=False,
     )
 
@@ -222,8 +224,10 @@ def check_draft(policy: str) -> Finding:
     return _loaded(
         "draft model",
         policy,
-        lambda p: f"loaded: {_millions(p.draft)}, accuracy {_accuracy(p.manifest, 'draft_teacher_forced_per_level')}, "
-        f"equal to the head {_accuracy(p.manifest, 'draft_equals_head_per_level')}",
+        lambda p: (
+            f"loaded: {_millions(p.draft)}, accuracy {_accuracy(p.manifest, 'draft_teacher_forced_per_level')}, "
+            f"equal to the head {_accuracy(p.manifest, 'draft_equals_head_per_level')}"
+        ),
     )
 
 
@@ -304,4 +308,3 @@ def _child(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
         raise SetupError(said[-1])
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
-

@@ -143,9 +143,7 @@ class ActionChunk:
     stats: ChunkStats = field(default_factory=ChunkStats)
 
 
-def proprio_from_pose(
-    position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_qpos: ArrayLike
-) -> NDArray[np.float32]:
+def proprio_from_pose(position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_qpos: ArrayLike) -> NDArray[np.float32]:
     """Build the proprioceptive state that LIBERO policies read.
 
     The rotation is the axis-angle of the quaternion as it comes, without flipping it to w >= 0: flipping changes the

@@ -29,7 +29,14 @@ def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
 def small_manifest(**changes: object) -> dict[str, object]:
     """Manifest of a 4-layer backbone of width 32."""
     config = MiniConfig(
-        width=32, num_layers=4, num_heads=2, image_size=32, stem_channels=(8, 16), grids=(2, 1), text_width=24, vocabulary=WORDS
+        width=32,
+        num_layers=4,
+        num_heads=2,
+        image_size=32,
+        stem_channels=(8, 16),
+        grids=(2, 1),
+        text_width=24,
+        vocabulary=WORDS,
     )
     return {
         "format_version": 1,

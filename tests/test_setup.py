@@ -191,9 +191,7 @@ def test_wheel_exports_point_to_the_running_interpreter(tmp_path: Path) -> None:
     untouched = tmp_path / "share/std_msgs/cmake/other.cmake"
     untouched.write_text("set(x 1)\n")
     assert module.relocate(tmp_path, "/usr/include/python3.11", "/venv/numpy/_core/include") == [export]
-    assert export.read_text() == (
-        'INTERFACE_INCLUDE_DIRECTORIES "/usr/include/python3.11;/venv/numpy/_core/include"\n'
-    )
+    assert export.read_text() == ('INTERFACE_INCLUDE_DIRECTORIES "/usr/include/python3.11;/venv/numpy/_core/include"\n')
     assert module.relocate(tmp_path, "/usr/include/python3.11", "/venv/numpy/_core/include") == []
 
 
