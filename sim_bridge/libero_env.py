@@ -45,6 +45,13 @@ WAIT_STEPS = 10
 WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """No motion, gripper open."""
 
+ARM_START_STD = 0.02
+"""Standard deviation (rad) of each arm joint's start around robosuite's rest pose, in random placements.
+
+robosuite's default `initialization_noise`; LIBERO's canonical states were made with it (0.019 to 0.022 in every joint,
+over those of any suite). LIBERO's environments switch it off, so a reset of theirs always starts from the rest pose.
+"""
+
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Camera name of an Observation -> robosuite's camera name."""
 
@@ -143,7 +150,7 @@ class LiberoEnv:
 
         Args:
             init_state: canonical initial state 0 .. num_init_states - 1, or None for a random placement drawn from
-                `seed`.
+                `seed`, the arm's start included (`ARM_START_STD`).
             seed: draws the fixtures' places (and, for a random placement, everything else's); published evaluations: 0.
 
         Raises:
@@ -165,16 +172,26 @@ class LiberoEnv:
         raw.render_due = False
         with _seeded(int(seed)):
             raw.place()
-        if init_state is not None:
-            raw.sim.set_state_from_flattened(self._init_states[init_state])
-            raw.sim.forward()
-            raw._check_success()
-            raw._post_process()
-            raw._update_observables(force=True)
+            state = self._with_varied_arm() if init_state is None else self._init_states[init_state]
+        raw.sim.set_state_from_flattened(state)
+        raw.sim.forward()
+        raw._check_success()
+        raw._post_process()
+        raw._update_observables(force=True)
         wait = np.array(WAIT_ACTION)
         for step in range(WAIT_STEPS):
             self._advance(wait, render=self.render and step == WAIT_STEPS - 1)
         self._steps = 0
+
+    def _with_varied_arm(self) -> NDArray[np.float64]:
+        """The present state of MuJoCo, for `set_state_from_flattened`, with another start of the arm.
+
+        The rest pose stays the controller's own, as it does under a canonical state.
+        """
+        state: NDArray[np.float64] = self.sim.get_state().flatten()
+        joints = 1 + np.asarray(self.raw.robots[0]._ref_joint_pos_indexes)  # after the time
+        state[joints] += np.random.normal(0.0, ARM_START_STD, len(joints))
+        return state
 
     def step(self, action: ArrayLike, *, render: bool) -> bool:
         """Run one control step (1/20 s).

@@ -131,11 +131,28 @@ def test_random_placements_follow_their_seed(env: LiberoEnv) -> None:
     again = env.privileged_state()
     assert np.random.random_sample() == expected_draw
     assert np.array_equal(first, again)
-    robot = 1 + 9  # time, 7 arm and 2 finger joints: their start is the same in every episode
+    robot = 1 + 9  # time, 7 arm and 2 finger joints
     assert not np.allclose(first[robot:], second[robot:], atol=1e-3)
     for init_state in range(5):
         env.reset(init_state, seed=11)
         assert not np.allclose(first[robot:], env.privileged_state()[robot:], atol=1e-3)
+
+
+def test_random_placements_start_the_arm_as_canonical_states_do(env: LiberoEnv) -> None:
+    """A policy that has seen only one start of the arm gets lost from others: same mean and spread of every joint."""
+
+    def starts(resets: list[tuple[int | None, int]]) -> np.ndarray:
+        joints = []
+        for init_state, seed in resets:
+            env.reset(init_state, seed=seed)
+            joints.append(env.robot_state().joint_positions)
+        return np.stack(joints)
+
+    canonical = starts([(i, 0) for i in range(30)])
+    random = starts([(None, seed) for seed in range(30)])
+    spread = canonical.std(axis=0)
+    np.testing.assert_allclose(random.std(axis=0) / spread, 1.0, atol=0.4)
+    np.testing.assert_array_less(np.abs(random.mean(axis=0) - canonical.mean(axis=0)), 0.6 * spread)
 
 
 def test_seed_of_a_canonical_episode_places_the_fixtures(env: LiberoEnv) -> None:
