@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sim_bridge.libero_assets import import_libero, load_init_states, task_spec
-from sim_bridge.libero_env import CAMERAS, ROBOT_SENSORS, WAIT_ACTION, WAIT_STEPS, LiberoEnv
+from sim_bridge.libero_env import ARM_START_STD, CAMERAS, ROBOT_SENSORS, WAIT_ACTION, WAIT_STEPS, LiberoEnv
 
 # the bowl starts in an open drawer: fixtures, drawer samplers and contacts are all at work
 SUITE, TASK = "libero_spatial", 4
@@ -31,7 +31,10 @@ def motion(steps: int) -> list[NDArray[np.float64]]:
 
 
 def plain_episode(init_state: int | None, actions: list[NDArray[np.float64]], *, render: bool) -> list[dict[str, Any]]:
-    """The published protocol with LIBERO's own classes; one record per observation, the first after the wait steps."""
+    """The published protocol with LIBERO's own classes; one record per observation, the first after the wait steps.
+
+    Without `init_state`, the state of a plain reset with another start of the arm takes its place.
+    """
     envs = import_libero()
     spec = task_spec(SUITE, TASK)
     if render:
@@ -43,9 +46,13 @@ def plain_episode(init_state: int | None, actions: list[NDArray[np.float64]], *,
     before = np.random.get_state()
     env.seed(0)
     env.reset()
-    np.random.set_state(before)
     if init_state is not None:
-        env.set_init_state(load_init_states(spec)[init_state])
+        state = load_init_states(spec)[init_state]
+    else:
+        state = env.get_sim_state()
+        state[1:8] += np.random.normal(0.0, ARM_START_STD, 7)  # the time comes first, then the arm
+    np.random.set_state(before)
+    env.set_init_state(state)
     for _ in range(WAIT_STEPS):
         observations, _, done, _ = env.step(list(WAIT_ACTION))
     records = []
