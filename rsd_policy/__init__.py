@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # torch's CPU threads wait for each other some hundred times per inference and spin meanwhile, by default for long: when
-# another process, such as a simulation, wants the same cores, they spin their time slices away. Measured on two cores,
-# ms a chunk on an idle one / beside busy processes: default 59 / over 1000, never spinning 103 / 200, this 74 / 280.
+# another process, such as a simulation, wants the same cores, they spin their time slices away. Measured on two cores
+# with the first mini, ms a chunk on an idle machine / beside busy processes: default 59 / over 1000, never spinning
+# 103 / 200, this 74 / 280.
 # The variable is read when torch is loaded, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -83,7 +83,7 @@ def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstr
 
     Args:
         directory: written by `rsd collect`.
-        held_out: fraction of episodes kept for validation and calibration, the same ones on every call.
+        held_out: fraction of episodes kept for validation, the same ones on every call.
 
     Returns:
         training and held-out episodes.
@@ -98,7 +98,7 @@ def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstr
 
 
 def held_out_rows(count: int, fraction: float) -> range:
-    """Which of `count` episodes, sorted by suite, task and seed, are kept for validation and calibration."""
+    """Which of `count` episodes, sorted by suite, task and seed, are kept for validation."""
     every = max(2, round(1.0 / fraction))
     return range(every - 1, count, every)
 
