@@ -44,6 +44,8 @@ def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
         num_trials=int(values["num_trials"]),
         policy=values["policy"],
         mode=values["mode"] if speculative else "baseline",
+        alpha=float(values["alpha"]),
+        norm_key=values["norm_key"],
         clock=values["clock"],
         device=values["device"],
         seed=int(values["seed"]),

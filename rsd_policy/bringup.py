@@ -54,6 +54,8 @@ EVAL_ARGUMENTS = (
     Argument("num_trials", "1", "Canonical initial states 0..N-1 of each task are run (1..50)"),
     Argument("policy", "mini", f"mini, {EXPERT} (scripted, simulation only), or the directory of a checkpoint"),
     Argument("mode", DEFAULT_MODE, "Inference mode", MODES),
+    Argument("alpha", "0", "Mode gated: bound on the deviations of skipped chunks; 0: the checkpoint's own"),
+    Argument("norm_key", "", "OpenVLA: whose action statistics to use; empty: the checkpoint has one"),
     Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says", ("true", "false")),
     Argument("clock", CLOCKS[0], "lockstep: the simulation waits for the policy; realtime: 20 Hz", CLOCKS),
     Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),
@@ -70,6 +72,8 @@ def eval_nodes(
     num_trials: int,
     policy: str,
     mode: str,
+    alpha: float | None = None,
+    norm_key: str | None = None,
     clock: str,
     device: str,
     seed: int,
@@ -85,6 +89,7 @@ def eval_nodes(
     """
     expert = policy == EXPERT
     realtime = clock == "realtime"
+    options: dict[str, ParameterValue] = {"alpha": alpha or 0.0, "norm_key": norm_key or ""}  # ROS has no None
     bridge = NodeSpec(
         "rsd_policy",
         "sim_bridge",
@@ -100,7 +105,7 @@ def eval_nodes(
             "policy_node",
             "rsd_policy.nodes.policy_node",
             "policy_node",
-            {"policy": policy, "mode": mode, "device": device, "clock": clock, "use_sim_time": realtime},
+            {"policy": policy, "mode": mode, **options, "device": device, "clock": clock, "use_sim_time": realtime},
         )
     executor = NodeSpec(
         "rsd_policy",
@@ -120,6 +125,7 @@ def eval_nodes(
             "num_trials": num_trials,
             "policy": policy,
             "mode": mode,
+            **options,
             "clock": clock,
             "device": device,
             "seed": seed,

@@ -66,6 +66,8 @@ def run_eval(config: EvalConfig, out: Path) -> int:
         num_trials=config.num_trials,
         policy=config.policy,
         mode=config.mode or DEFAULT_MODE,
+        alpha=config.alpha,
+        norm_key=config.norm_key,
         clock=config.clock,
         device=config.device or "cpu",
         seed=config.seed,

@@ -57,7 +57,8 @@ def _print(result: dict[str, Any]) -> None:
 
     from rsd_policy.evaluation import comparison
 
-    title = "A: {a[policy]} {a[mode]}, B: {b[policy]} {b[mode]}, {suite}".format(**result)
+    a, b = comparison.side_name(result["a"]), comparison.side_name(result["b"])
+    title = f"A: {a}, B: {b}, {result['suite']}"
     table = Table("", *comparison.COLUMNS, title=title)
     for task, row in result["per_task"].items():
         table.add_row(f"task {task}", *comparison.cells(row))

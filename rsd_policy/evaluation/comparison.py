@@ -74,7 +74,7 @@ def render(result: dict[str, Any]) -> str:
     """A self-contained page about a comparison."""
     rows = [(f"task {task}", row) for task, row in result["per_task"].items()] + [("all", result)]
     points = [(name, row["difference"], *row["difference_ci95"]) for name, row in rows]
-    title = f"{_name(result['b'])} against {_name(result['a'])} on {result['suite']}"
+    title = f"{side_name(result['b'])} against {side_name(result['a'])} on {result['suite']}"
     table = "".join(
         f"<tr><td>{name}" + "".join(f"<td class=n>{escape(cell)}" for cell in cells(row)) + "</tr>"
         for name, row in rows
@@ -149,6 +149,7 @@ def _side(store: ResultStore, episodes: Sequence[EpisodeResult]) -> dict[str, An
         "policy": store.config.policy,
         "policy_sha256": store.config.policy_sha256,
         "mode": store.config.mode,
+        "alpha": store.config.alpha,
         "clock": store.config.clock,
         "successes": successes,
         "success_rate": successes / len(episodes),
@@ -165,5 +166,7 @@ def _speedup(pairs: Sequence[Pair], field: str) -> dict[str, float | None] | Non
     return asdict(ratio) if ratio else None
 
 
-def _name(side: dict[str, Any]) -> str:
-    return f"{side['policy']}" + (f" {side['mode']}" if side["mode"] else "")
+def side_name(side: dict[str, Any]) -> str:
+    """What titles call one of the two runs: policy, mode, alpha."""
+    alpha = f" (alpha {side['alpha']:g})" if side["alpha"] is not None else ""
+    return f"{side['policy']}" + (f" {side['mode']}{alpha}" if side["mode"] else "")

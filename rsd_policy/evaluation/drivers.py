@@ -13,6 +13,7 @@ from rsd_policy.settings import EXECUTE_STEPS
 from sim_bridge.libero_env import LiberoEnv
 
 if TYPE_CHECKING:
+    from rsd_policy.engine.gate import Gate
     from rsd_policy.settings import Mode
 
 
@@ -33,13 +34,29 @@ class EngineDriver:
 
     needs_images = True
 
-    def __init__(self, policy: str, mode: str, device: str, execute_steps: int = int(EXECUTE_STEPS.default)) -> None:
+    def __init__(
+        self,
+        policy: str,
+        mode: str,
+        device: str,
+        execute_steps: int = int(EXECUTE_STEPS.default),
+        *,
+        alpha: float | None = None,
+        norm_key: str | None = None,
+    ) -> None:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch: only in the process that infers
 
-        loaded = load_policy(policy, device)
+        loaded = load_policy(policy, device, norm_key=norm_key)
         # a chunk that is shorter is executed whole
         steps = min(execute_steps, loaded.horizon)
-        self._engine = RSDInferenceEngine(loaded, mode=cast("Mode", mode), device=device, execute_steps=steps)
+        self._engine = RSDInferenceEngine(
+            loaded, mode=cast("Mode", mode), device=device, execute_steps=steps, alpha=alpha
+        )
+
+    @property
+    def gate(self) -> Gate | None:
+        """What decides in mode gated whether a draft runs unverified."""
+        return self._engine.gate
 
     def reset(self, env: LiberoEnv) -> None:
         self._engine.reset()
@@ -80,4 +97,11 @@ def make_driver(config: EvalConfig) -> Driver:
     if config.policy == EXPERT:
         return ExpertDriver()
     assert config.mode is not None and config.device is not None
-    return EngineDriver(config.policy, config.mode, config.device, config.execute_steps)
+    return EngineDriver(
+        config.policy,
+        config.mode,
+        config.device,
+        config.execute_steps,
+        alpha=config.alpha,
+        norm_key=config.norm_key,
+    )

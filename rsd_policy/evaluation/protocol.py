@@ -94,6 +94,9 @@ class EvalConfig:
         policy: "mini", "expert", or the directory of a checkpoint.
         policy_sha256: digest of the checkpoint's manifest; None for the expert.
         mode: inference mode; None for the expert.
+        alpha: in mode gated, bound on P(deviation > tolerance | skipped); None: the checkpoint's own, which
+            `with_checkpoint` fills in.
+        norm_key: which of an OpenVLA checkpoint's action statistics to use; None: it has one.
         clock: "lockstep" (simulation waits for the policy) or "realtime" (20 Hz whatever the policy does).
         ros: over the ROS graph, or in process.
         seed: protocol 0.
@@ -110,6 +113,8 @@ class EvalConfig:
     policy: str = "mini"
     policy_sha256: str | None = None
     mode: str | None = DEFAULT_MODE
+    alpha: float | None = None
+    norm_key: str | None = None
     clock: str = CLOCKS[0]
     ros: bool = True
     seed: int = 0
@@ -145,31 +150,51 @@ class EvalConfig:
         if self.policy == EXPERT:
             object.__setattr__(self, "mode", None)
             object.__setattr__(self, "device", None)
+        self._check_alpha()
+        if self.policy == EXPERT:
             return
         if self.mode not in MODES:
             raise ArgumentError(f"unknown mode '{self.mode}': expected one of {', '.join(MODES)}")
         if self.device is None or not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ArgumentError(f"unknown device '{self.device}': expected cpu, cuda or cuda:N")
 
+    def _check_alpha(self) -> None:
+        if self.alpha is not None and not 0.0 < self.alpha < 1.0:
+            raise ArgumentError(f"alpha: expected a probability between 0 and 1, got {self.alpha:g}")
+        if self.alpha is not None and self.mode != "gated":
+            raise ArgumentError(
+                f"alpha {self.alpha:g} is the promise of mode 'gated'; got "
+                + (f"mode '{self.mode}'" if self.mode else f"policy '{self.policy}', which has no modes")
+            )
+
     def with_checkpoint(self) -> EvalConfig:
-        """This config with the digest of its checkpoint, after every file of it was compared with its own.
+        """This config with the digest and the alpha of its checkpoint, every file of which was compared with its own.
 
         Also makes sure that the device is there.
 
         Raises:
+            ArgumentError: the checkpoint's gate cannot keep this alpha (names those that it can), or a norm key was
+                given for one that has none.
             CheckpointError: the checkpoint is missing, incomplete, altered, not calibrated for mode 'gated', or one of
                 another project, which has mode 'baseline' only.
             SetupError: there is no such GPU.
         """
+        if self.norm_key is not None and (self.policy == EXPERT or external_source(self.policy) is None):
+            raise ArgumentError(
+                f"norm key '{self.norm_key}': only a checkpoint of OpenVLA has several statistics to choose from, "
+                f"got policy '{self.policy}'"
+            )
         if self.policy == EXPERT:
             return self
         if self.device is not None and self.device.startswith("cuda"):
             from rsd_policy.engine.inference import parse_device  # imports torch
 
             parse_device(self.device)
-        return replace(self, policy_sha256=self._verified_digest())
+        digest, alpha = self._verified()
+        return replace(self, policy_sha256=digest, alpha=alpha)
 
-    def _verified_digest(self) -> str:
+    def _verified(self) -> tuple[str, float | None]:
+        """Digest of the checkpoint, and the alpha that its gate is to keep."""
         source = external_source(self.policy)
         if source is not None:
             from rsd_policy.checkpoints.external import identity  # imports torch
@@ -179,15 +204,31 @@ class EvalConfig:
                     f"policy '{self.policy}' has no RFSQ heads: use --mode baseline, got '{self.mode}'; or train heads "
                     f"for it with `./rsd train-heads --policy {self.policy}`"
                 )
-            return identity(source)
+            return identity(source), None
         directory = resolve_checkpoint(self.policy)
         manifest = read_manifest(directory)
         verify_files(directory, manifest)
-        if self.mode == "gated":
-            from rsd_policy.engine.gate import Gate  # imports torch
+        alpha = self._kept_alpha(manifest["gate"]) if self.mode == "gated" else None
+        return sha256(directory / MANIFEST), alpha
 
-            Gate.from_manifest(manifest["gate"])
-        return sha256(directory / MANIFEST)
+    def _kept_alpha(self, gate: dict[str, Any] | None) -> float:
+        from rsd_policy.engine.calibration import Curve  # imports torch
+        from rsd_policy.engine.gate import Gate
+
+        if self.alpha is not None and gate and "curve" in gate:
+            least = Curve.from_manifest(gate["curve"]).bound[0]
+            if self.alpha < least:
+                raise ArgumentError(
+                    f"alpha {self.alpha:g}: the gate of policy '{self.policy}' can keep alphas from {least:.3f} on; "
+                    "give such a one, or calibrate with more episodes (`./rsd calibrate`)"
+                )
+        return Gate.from_manifest(gate, self.alpha).alpha
+
+    @property
+    def title(self) -> str:
+        """What tables call runs of this config: the mode with its alpha, or the policy where there is none."""
+        mode = self.mode or self.policy
+        return mode if self.alpha is None else f"{mode} (alpha {self.alpha:g})"
 
     @property
     def max_steps(self) -> int:
@@ -204,6 +245,8 @@ class EvalConfig:
         """A name for the result directory: equal configs (checkpoint content aside) have equal names."""
         policy = re.sub(r"[^A-Za-z0-9.]+", "-", self.policy).strip("-")
         parts = [self.suite, policy] + ([self.mode] if self.mode else [])
+        parts += [f"alpha{self.alpha:g}"] if self.alpha is not None else []
+        parts += [re.sub(r"[^A-Za-z0-9.]+", "-", self.norm_key)] if self.norm_key else []
         parts += [f"t{format_indices(self.tasks).replace(',', '+')}", f"x{self.num_trials}"]
         if not self.ros:
             parts.append("no-ros")
@@ -225,6 +268,10 @@ class EvalConfig:
         parts += ["--num-trials", str(self.num_trials), "--policy", policy]
         if self.mode:
             parts += ["--mode", self.mode]
+        if self.alpha is not None:
+            parts += ["--alpha", f"{self.alpha:g}"]
+        if self.norm_key is not None:
+            parts += ["--norm-key", self.norm_key]
         if not self.ros:
             parts.append("--no-ros")
         if workers > 1:

@@ -44,8 +44,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tables call it: the mode, or the policy where there is none."""
-        return self.config.mode or self.config.policy
+        """What tables call it: the mode with its alpha, or the policy where there is none."""
+        return self.config.title
 
     @property
     def command(self) -> str:
@@ -70,8 +70,12 @@ def load_runs(directories: Iterable[Path]) -> list[list[Run]]:
     for directory in directories:
         run = _load(directory)
         groups.setdefault(run.setting(), []).append(run)
-    ordered = [sorted(group, key=lambda run: MODE_ORDER.index(run.config.mode)) for group in groups.values()]
+    ordered = [sorted(group, key=_order) for group in groups.values()]
     return [_compared(group) for group in sorted(ordered, key=lambda group: group[0].config.suite)]
+
+
+def _order(run: Run) -> tuple[int, float]:
+    return MODE_ORDER.index(run.config.mode), run.config.alpha or 0.0
 
 
 def _load(directory: Path) -> Run:

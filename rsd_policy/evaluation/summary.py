@@ -34,6 +34,8 @@ def summarise(
         "policy": config.policy,
         "policy_sha256": config.policy_sha256,
         "mode": config.mode,
+        "alpha": config.alpha,
+        "norm_key": config.norm_key,
         "clock": config.clock,
         "transport": "ros" if config.ros else "in-process",
         "seed": config.seed,

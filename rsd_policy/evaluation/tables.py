@@ -48,7 +48,8 @@ def figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["draft_acceptance_rate"] is not None:
         rows.append(("drafts accepted", f"{percent(summary['draft_acceptance_rate'])} of those compared"))
     if summary["mode"] == "gated" and summary["skip_rate"] is not None:
-        rows.append(("backbone skipped", f"{percent(summary['skip_rate'])} of inferences"))
+        alpha = f", alpha {summary['alpha']:g}" if summary["alpha"] is not None else ""
+        rows.append(("backbone skipped", f"{percent(summary['skip_rate'])} of inferences{alpha}"))
     audit = summary["audit"]
     if audit["checked"]:
         rows.append(("audits", f"{audit['checked']} checked, {audit['deviated']} deviated"))

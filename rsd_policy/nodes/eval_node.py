@@ -28,6 +28,7 @@ from rsd_policy.nodes.parameters import (
     declare_choice,
     declare_float,
     declare_int,
+    declare_policy_options,
     declare_setting,
     declare_text,
 )
@@ -49,6 +50,7 @@ class EvalNode(Node):
         self.num_trials = declare_int(self, "num_trials", 1, 1, 50, "Canonical initial states 0..N-1 of each task")
         self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")
         self.mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
+        self.alpha, self.norm_key = declare_policy_options(self)
         self.clock = declare_choice(self, "clock", CLOCKS, "When the simulation steps")
         self.seed = declare_int(self, "seed", 0, 0, 2**32 - 1, "Places the fixtures; protocol: 0")
         self.device = declare_text(self, "device", "cpu", "torch device of the policy")
@@ -80,6 +82,8 @@ class EvalNode(Node):
             num_trials=self.num_trials,
             policy=self.policy,
             mode=self.mode,
+            alpha=self.alpha,
+            norm_key=self.norm_key,
             clock=self.clock,
             seed=self.seed,
             device=self.device,

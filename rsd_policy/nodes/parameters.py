@@ -58,3 +58,10 @@ def declare_float(node: Node, name: str, default: float, low: float, high: float
     descriptor = ParameterDescriptor(description=description, floating_point_range=span, read_only=True)
     value: float = node.declare_parameter(name, default, descriptor).value
     return value
+
+
+def declare_policy_options(node: Node) -> tuple[float | None, str | None]:
+    """`alpha` and `norm_key` of a policy, None where the checkpoint decides (a parameter cannot be None)."""
+    alpha = declare_float(node, "alpha", 0.0, 0.0, 1.0, "Mode gated: bound on deviations; 0: the checkpoint's own")
+    norm_key = declare_text(node, "norm_key", "", "OpenVLA: whose action statistics; empty: the checkpoint has one")
+    return alpha or None, norm_key or None

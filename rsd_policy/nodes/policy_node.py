@@ -28,7 +28,13 @@ from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
 from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.observation_sync import ObservationSync
-from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_setting, declare_text
+from rsd_policy.nodes.parameters import (
+    declare_choice,
+    declare_float,
+    declare_policy_options,
+    declare_setting,
+    declare_text,
+)
 from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
 from rsd_policy.observation import ActionChunk
@@ -48,6 +54,7 @@ class PolicyNode(LifecycleNode):
         super().__init__("policy_node")
         self._policy = declare_text(self, "policy", "mini", "'mini', or the directory of a checkpoint")
         self._mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
+        self._alpha, self._norm_key = declare_policy_options(self)
         self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
         self._execute_steps: int = declare_setting(self, EXECUTE_STEPS)
@@ -134,11 +141,12 @@ class PolicyNode(LifecycleNode):
     def _make_engine(self) -> Engine:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
-        policy = load_policy(self._policy, self._device)
+        policy = load_policy(self._policy, self._device, norm_key=self._norm_key)
         engine: Engine = RSDInferenceEngine(
             policy,
             mode=cast("Any", self._mode),
             device=self._device,
+            alpha=self._alpha,
             execute_steps=min(self._execute_steps, policy.horizon),  # a chunk that is shorter is executed whole
         )
         return engine

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from rsd_policy.bringup import eval_nodes
+from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.errors import ArgumentError, CheckpointError
+from rsd_policy.evaluation.drivers import EngineDriver, make_driver
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig, format_indices, parse_indices
+from tests.policies import small_policy
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,10 @@ def test_episodes_go_task_by_task() -> None:
         ({"clock": "realtime", "ros": False}, "--no-ros"),
         ({"clock": "realtime", "policy": "expert"}, "lockstep"),
         ({"seed": -1}, "seed"),
+        ({"mode": "gated", "alpha": 1.0}, "between 0 and 1"),
+        ({"mode": "gated", "alpha": float("nan")}, "between 0 and 1"),
+        ({"mode": "speculative", "alpha": 0.1}, "mode 'gated'; got mode 'speculative'"),
+        ({"policy": "expert", "mode": "gated", "alpha": 0.1}, "has no modes"),
     ],
 )
 def test_refusals_say_what_is_allowed(fields: dict, expected: str) -> None:
@@ -68,7 +78,9 @@ def test_result_names_differ_when_the_arguments_do() -> None:
     variants = [
         EvalConfig(), EvalConfig(suite="libero_goal"), EvalConfig(tasks=(0, 2)), EvalConfig(num_trials=2),
         EvalConfig(mode="baseline"), EvalConfig(ros=False), EvalConfig(clock="realtime"), EvalConfig(seed=1),
-        EvalConfig(device="cuda:0"), EvalConfig(policy="expert"), EvalConfig(policy="some/checkpoint"),
+        EvalConfig(mode="gated"), EvalConfig(mode="gated", alpha=0.1), EvalConfig(mode="gated", alpha=0.2),
+        EvalConfig(norm_key="libero_goal_no_noops"), EvalConfig(device="cuda:0"), EvalConfig(policy="expert"),
+        EvalConfig(policy="some/checkpoint"),
     ]  # fmt: skip
     names = [config.name() for config in variants]
     assert len(set(names)) == len(names)
@@ -78,3 +90,38 @@ def test_result_names_differ_when_the_arguments_do() -> None:
 def test_a_checkpoint_that_is_not_there_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no-such-checkpoint"):
         EvalConfig(policy="no-such-checkpoint").with_checkpoint()
+
+
+def test_a_gated_run_records_the_alpha_that_it_keeps(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "calibrated"
+    save_policy(checkpoint, small_policy())
+    config = EvalConfig(policy=str(checkpoint), mode="gated", ros=False)
+    assert config.with_checkpoint().alpha == 0.1, "the checkpoint's own"
+    chosen = replace(config, alpha=0.06).with_checkpoint()
+    assert chosen.alpha == 0.06 and chosen.with_checkpoint() == chosen
+    assert "--mode gated --alpha 0.06 --no-ros" in chosen.command()
+    assert replace(config, mode="speculative").with_checkpoint().alpha is None
+    with pytest.raises(ArgumentError, match=r"alpha 0\.04: .* can keep alphas from 0\.050 on"):
+        replace(config, alpha=0.04).with_checkpoint()
+
+
+def test_the_engine_of_a_run_keeps_its_alpha(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "calibrated"
+    save_policy(checkpoint, small_policy())
+    driver = make_driver(EvalConfig(policy=str(checkpoint), mode="gated", alpha=0.06, ros=False))
+    assert isinstance(driver, EngineDriver) and driver.gate is not None
+    assert driver.gate.alpha == 0.06
+
+
+def test_a_norm_key_is_for_checkpoints_that_have_several() -> None:
+    with pytest.raises(ArgumentError, match=r"norm key 'bridge_orig'.*got policy 'mini'"):
+        EvalConfig(policy="mini", norm_key="bridge_orig").with_checkpoint()
+
+
+def test_every_node_of_the_graph_gets_the_policy_options() -> None:
+    arguments = {"task_suite": "libero_goal", "tasks": "0", "num_trials": 1, "policy": "mini", "mode": "gated"}
+    arguments |= {"clock": "lockstep", "device": "cpu", "seed": 0, "out": "", "report": False}
+    for given, expected in (({}, (0.0, "")), ({"alpha": 0.2, "norm_key": "bridge_orig"}, (0.2, "bridge_orig"))):
+        specs = {spec.name: spec.parameters for spec in eval_nodes(**arguments, **given)}
+        for name in ("policy_node", "eval_node"):
+            assert (specs[name]["alpha"], specs[name]["norm_key"]) == expected

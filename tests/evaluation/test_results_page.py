@@ -102,3 +102,33 @@ def test_compare_and_report_take_several_runs(runs: list[Path], capsys: pytest.C
     assert cli_report.main([str(gated), str(baseline)]) == 0
     output = capsys.readouterr().out
     assert "mode gated" in output and "mode baseline" in output and "speed-up to baseline  2.00 x" in output
+
+
+def test_gates_of_several_alphas_are_rows_of_their_own(make_result: Make, open_run: Open, tmp_path: Path) -> None:
+    """Four suites, in some of them other tasks than the baseline's: pairs are the common episodes."""
+    directories = []
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10"):
+        for name, tasks, fields in (
+            ("gated-0.2", (0, 2), {"mode": "gated", "alpha": 0.2}),
+            ("gated-0.05", (2, 5), {"mode": "gated", "alpha": 0.05}),
+            ("baseline", (0, 1, 2, 5), {"mode": "baseline"}),
+        ):
+            config = EvalConfig(suite=suite, tasks=tasks, num_trials=2, ros=False, **fields)
+            with open_run(config, f"{suite}-{name}") as store:
+                for spec in config.episodes():
+                    store.record(make_result(spec, success=spec.task != 2 or fields["mode"] == "baseline"))
+                directories.append(str(store.directory))
+    page = tmp_path / "results.md"
+    assert results.main([*directories, "--out", str(page)]) == 0
+    lines = page.read_text().splitlines()
+    assert sum(line.startswith("## libero_") for line in lines) == 4
+    rows = [line for line in lines if line.startswith(("| baseline", "| gated"))]
+    assert [row.split(" | ")[0].lstrip("| ") for row in rows] == [
+        *("baseline", "gated (alpha 0.05)", "gated (alpha 0.2)")
+    ] * 4
+    assert all("2 / 4" in row and "-50.0 (" in row for row in rows if "gated" in row)
+    assert (
+        "./rsd eval --task-suite libero_10 --tasks 2,5 --num-trials 2 --policy mini --mode gated --alpha 0.05 --no-ros"
+        in lines
+    )
+    assert sum(line.startswith("- 4 common episodes") for line in lines) == 8

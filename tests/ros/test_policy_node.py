@@ -270,3 +270,20 @@ def test_a_checkpoint_that_cannot_be_used_fails_to_configure_with_the_reason(pro
         "the reason in diagnostics",
     )
     assert "sha256" in probe.diagnostics["altered: inference"].message
+
+
+def test_the_gate_keeps_the_alpha_of_the_parameter_or_the_node_says_which_it_cannot(probe, start, untrained):
+    options = {"policy": str(untrained), "mode": "gated", "clock": "realtime"}
+    start("rsd_policy.nodes.policy_node", "kept", alpha=0.06, **options)
+    assert probe.transition("kept", CONFIGURE)
+    start("rsd_policy.nodes.policy_node", "not_kept", alpha=0.04, **options)
+    assert not probe.transition("not_kept", CONFIGURE)
+    probe.spin_until(
+        lambda: (
+            "not_kept: inference" in probe.diagnostics
+            and probe.diagnostics["not_kept: inference"].level == DiagnosticStatus.ERROR
+        ),
+        10,
+        "the reason in diagnostics",
+    )
+    assert "alpha = 0.04" in probe.diagnostics["not_kept: inference"].message
