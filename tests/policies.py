@@ -36,6 +36,7 @@ def small_manifest(**changes: object) -> dict[str, object]:
         stem_channels=(8, 16),
         grids=(2, 1),
         text_width=24,
+        exit_readers=1,
         vocabulary=WORDS,
     )
     return {

@@ -45,3 +45,6 @@ class Backbone(Protocol):
 
     def action_hidden(self, x: Tensor) -> Tensor:
         """Hidden states of the action slots after any layer: [B, slots, hidden_size]."""
+
+    def exit_hidden(self, x: Tensor) -> Tensor:
+        """What the draft and the gate read after layer k-1: [B, slots, hidden_size]. `x` itself is left as it is."""

@@ -41,7 +41,7 @@ class Policy:
 
     Attributes:
         name: directory name of the checkpoint, or the hub id.
-        backbone: gives `preprocess`, `embed`, `forward_layers`, `action_hidden`.
+        backbone: gives `preprocess`, `embed`, `forward_layers`, `action_hidden`, `exit_hidden`.
         manifest: the checkpoint's manifest; of a policy of another project, its entry `architecture` alone.
         heads: RFSQ heads; None for a policy of another project, as long as none are trained for it.
         reference: the output head that such a policy came with, which answers in mode `baseline`.

@@ -182,8 +182,8 @@ class RSDInferenceEngine:
                 yield self._verified(final, None, clock, clock.elapsed_ms)
                 return
             hidden = self._early(observation, clock)
-            draft = self._draft(hidden, clock)
-            if self._may_skip(draft, hidden, clock):
+            draft, read = self._draft(hidden, clock)
+            if self._may_skip(draft, read, clock):
                 yield from self._skipped(draft, hidden, clock)
                 return
             first_action_ms = clock.elapsed_ms
@@ -218,10 +218,10 @@ class RSDInferenceEngine:
         return x
 
     @torch.inference_mode()
-    def _draft(self, hidden: Tensor, clock: StageClock) -> _Decoded:
-        tokens, margins = self._stages.draft(hidden)
+    def _draft(self, hidden: Tensor, clock: StageClock) -> tuple[_Decoded, Tensor]:
+        tokens, margins, read = self._stages.draft(hidden)
         clock.mark("draft")
-        return self._decode(tokens, margins, clock)
+        return self._decode(tokens, margins, clock), read
 
     @torch.inference_mode()
     def _late(self, hidden: Tensor, clock: StageClock) -> _Decoded:
@@ -243,7 +243,7 @@ class RSDInferenceEngine:
         return decoded
 
     @torch.inference_mode()
-    def _may_skip(self, draft: _Decoded, hidden: Tensor, clock: StageClock) -> bool:
+    def _may_skip(self, draft: _Decoded, read: Tensor, clock: StageClock) -> bool:
         if self.gate is None or self.totals.fell_back:
             return False
         last = self._last_action
@@ -253,7 +253,7 @@ class RSDInferenceEngine:
         first = torch.tensor([last is None], device=self.device)
         tail = np.zeros(ACTION_DIM, np.float32) if last is None else last
         probability = self._stages.deviation(
-            hidden,
+            read,
             torch.from_numpy(draft.margins)[:, None].to(self.device),
             torch.from_numpy(draft.actions)[None].to(self.device),
             torch.from_numpy(tail)[None].to(self.device),

@@ -22,9 +22,9 @@ class Stages:
     Attributes:
         embed: the backbone's inputs -> x [B, S, hidden_size].
         layers_early: x -> x after layers 0 .. k-1.
-        draft: x after layer k-1 -> tokens and margins [3, B, T, D].
-        deviation: x after layer k-1 and what else DeviationPredictor.forward reads -> probability [B, T]; None for a
-            policy that was never calibrated.
+        draft: x after layer k-1 -> tokens and margins [3, B, T, D], and what they were read from.
+        deviation: the latter and what else DeviationPredictor.forward reads -> probability [B, T]; None for a policy
+            that was never calibrated.
         layers_late: x after layer k-1 -> x after the last layer.
         head: x after the last layer -> tokens and margins [8, B, T, D].
     """
@@ -41,15 +41,20 @@ class Stages:
         cls, backbone: Backbone, heads: Heads, deviation: DeviationPredictor | None = None, *, graphed: bool
     ) -> Stages:
         """Stages of a policy; `graphed` needs it to be on a GPU."""
+
+        def draft(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            hidden = backbone.exit_hidden(x)
+            return (*heads.draft(hidden), hidden)
+
         calls: list[Callable[..., Any]] = [
             lambda inputs: backbone.embed(inputs),
             lambda x: backbone.forward_layers(x, 0, heads.exit_layer),
-            lambda x: heads.draft(backbone.action_hidden(x)),
+            draft,
             lambda x: backbone.forward_layers(x, heads.exit_layer, backbone.num_layers),
             lambda x: heads.head(backbone.action_hidden(x)),
         ]
         if deviation is not None:
-            calls.append(lambda x, *known: deviation(backbone.action_hidden(x), *known))
+            calls.append(deviation)
         if graphed:
             pool = torch.cuda.graph_pool_handle()
             embed = GraphedEmbed(backbone, pool) if backbone.static_embed else calls[0]

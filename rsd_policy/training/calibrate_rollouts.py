@@ -114,7 +114,7 @@ def look(policy: Policy, observation: Observation) -> dict[str, NDArray[Any]]:
     backbone = policy.backbone
     x = backbone.embed(backbone.preprocess([observation]))
     x = backbone.forward_layers(x, 0, policy.exit_layer)
-    hidden = backbone.action_hidden(x)
+    hidden = backbone.exit_hidden(x)
     draft, margins = policy.draft(hidden)
     x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
     main, main_margins = policy.head(backbone.action_hidden(x))

@@ -155,7 +155,7 @@ class HiddenStates:
 def _states(backbone: Backbone, batch: list[Observation], exit_layer: int) -> tuple[Tensor, Tensor]:
     x = backbone.embed(backbone.preprocess(batch))
     x = backbone.forward_layers(x, 0, exit_layer)
-    early = backbone.action_hidden(x).clone()
+    early = backbone.exit_hidden(x).clone()
     x = backbone.forward_layers(x, exit_layer, backbone.num_layers)
     return early, backbone.action_hidden(x).clone()
 

@@ -49,7 +49,7 @@ class HiddenBatch:
     """What both heads read for B frames, with the labels.
 
     Attributes:
-        early, late: [B, slots, hidden_size], action slots after layer k-1 and after the last layer.
+        early, late: [B, slots, hidden_size], what the draft reads after layer k-1, and the action slots after the last.
         actions: float32 [B, T, 7], true chunks.
         mask: bool [B, T], which steps of them are valid.
     """
@@ -72,7 +72,7 @@ def _hidden(policy: Policy, data: Demonstrations, device: torch.device, batch_si
         batch = data.part(start, start + batch_size).to(device)
         x = backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words()))
         x = backbone.forward_layers(x, 0, policy.exit_layer)
-        early = backbone.action_hidden(x)
+        early = backbone.exit_hidden(x)
         x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
         yield HiddenBatch(early, backbone.action_hidden(x), batch.actions, batch.mask)
 

@@ -55,6 +55,21 @@ def test_a_batch_gives_what_its_members_give() -> None:
         assert torch.allclose(together[i], alone[0], atol=1e-4)
 
 
+@torch.inference_mode()
+def test_readers_give_the_draft_more_than_the_slots_and_leave_the_sequence_alone() -> None:
+    backbone = small_policy().backbone
+    x = backbone.embed(backbone.preprocess([random_observation(np.random.default_rng(2))]))
+    x = backbone.forward_layers(x, 0, 2)
+    before = x.clone()
+    read = backbone.exit_hidden(x)
+    assert read.shape == backbone.action_hidden(x).shape
+    assert torch.equal(x, before)
+    changed = x.clone()
+    changed[:, 0, 0] += 10.0  # a vision token
+    assert torch.equal(backbone.action_hidden(changed), backbone.action_hidden(x))
+    assert not torch.allclose(backbone.exit_hidden(changed), read)
+
+
 def test_tokenizer_ignores_case_and_punctuation_and_tells_unknown_words_apart() -> None:
     tokenizer = WordTokenizer(WORDS)
     assert tokenizer("Pick up, the BOWL!") == tokenizer("pick up the bowl")

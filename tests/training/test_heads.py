@@ -104,7 +104,7 @@ def test_states_on_disk_are_those_of_inference(tmp_path: Path) -> None:
             observation = Observation(images, e.proprio[row], e.instruction)
             x = policy.backbone.embed(policy.backbone.preprocess([observation]))
             x = policy.backbone.forward_layers(x, 0, 2)
-            assert torch.allclose(file["early"][row], policy.backbone.action_hidden(x)[0], atol=1e-4)
+            assert torch.allclose(file["early"][row], policy.backbone.exit_hidden(x)[0], atol=1e-4)
             x = policy.backbone.forward_layers(x, 2, 4)
             assert torch.allclose(file["late"][row], policy.backbone.action_hidden(x)[0], atol=1e-4)
     assert np.array_equal(file["actions"][0].numpy(), e.actions[:8])

@@ -169,3 +169,7 @@ class OpenVLABackbone(nn.Module):
             return x[:, -1:]
         # Behind them: the last slot and the stop token.
         return x[:, -(self.slots + 2) : -2]
+
+    def exit_hidden(self, x: Tensor) -> Tensor:
+        """What the draft reads: `action_hidden`."""
+        return self.action_hidden(x)
