@@ -7,7 +7,7 @@ ee_states, gripper_states, joint_states; images turned by 180 degrees as robosui
 - `expert_actions`: what the expert would have done at each control step; `actions` is what was executed.
 - `frame_steps`: the control step that each row of `obs` precedes. With a frame at every step (`--every 1`) `obs` has as
   many rows as `actions`, as in LIBERO's files; otherwise fewer.
-- attributes `suite`, `task` and `seed` of `data`.
+- attributes `suite`, `task`, `seed` and `pilot` of `data`.
 
 LIBERO's own files hold many episodes of people, and differ in what a row of `obs` means: it was read *after* the action
 of the same row (create_dataset.py appends the observations that `env.step` returned), so it precedes the next one. Rows
@@ -60,6 +60,7 @@ class Demonstration:
         actions: float32 [N, 7], the expert's action at each control step.
         executed: float32 [N, 7], what was sent to the robot.
         noisy: bool [N], where executed differs from actions on purpose.
+        pilot: checkpoint that drove a part of it (DAgger), empty without one.
     """
 
     suite: str
@@ -72,6 +73,7 @@ class Demonstration:
     actions: NDArray[np.float32]
     executed: NDArray[np.float32]
     noisy: NDArray[np.bool_]
+    pilot: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
         "suite": d.suite,
         "task": d.task,
         "seed": d.seed,
+        "pilot": d.pilot,
     }
 
 
@@ -214,6 +217,7 @@ def _read_own(attributes: Any, group: Any) -> Demonstration:
         actions=actions,
         executed=executed,
         noisy=np.any(actions != executed, axis=1),
+        pilot=str(attributes.get("pilot", "")),
     )
 
 

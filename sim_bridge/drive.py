@@ -34,8 +34,10 @@ class Pilot(Protocol):
     Attributes:
         chunk_steps: control steps per chunk.
         last_step: from this control step on the expert drives alone.
+        name: of its checkpoint.
     """
 
+    name: str
     chunk_steps: int
     last_step: int
 
@@ -130,7 +132,7 @@ class _Recording:
         self._actions.append(label)
         self._executed.append(command)
 
-    def demonstration(self, env: LiberoEnv, seed: int) -> Demonstration:
+    def demonstration(self, env: LiberoEnv, seed: int, pilot: str) -> Demonstration:
         actions, executed = np.stack(self._actions), np.stack(self._executed)
         return Demonstration(
             suite=env.suite,
@@ -143,6 +145,7 @@ class _Recording:
             actions=actions,
             executed=executed,
             noisy=np.any(actions != executed, axis=1),
+            pilot=pilot,
         )
 
     def trace(self, env: LiberoEnv) -> SimulatorTrace:
@@ -202,4 +205,5 @@ def drive(
         success = env.step(command, render=due)
     if not success:
         return Driven(False, len(recording), expert.phase, None, None)
-    return Driven(True, len(recording), expert.phase, recording.demonstration(env, seed), recording.trace(env))
+    demonstration = recording.demonstration(env, seed, "" if pilot is None else pilot.name)
+    return Driven(True, len(recording), expert.phase, demonstration, recording.trace(env))

@@ -32,6 +32,7 @@ class PolicyPilot:
 
     def __init__(self, engine: RSDInferenceEngine, seed: int, max_steps: int) -> None:
         self._engine = engine
+        self.name = f"{engine.policy.name} {engine.policy.manifest['manifest_sha256'][:12]}"
         self._rng = np.random.default_rng([seed, 1])
         self.chunk_steps = engine.policy.horizon
         chunks = int(LATEST * max_steps) // self.chunk_steps

@@ -1,8 +1,12 @@
-"""`rsd train`: train `mini` on demonstrations and write a checkpoint directory."""
+"""`rsd train`: train `mini` on demonstrations and write a checkpoint directory.
+
+On several GPUs: see `rsd_policy.training.team`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
 from rsd_policy.training.log import TrainingLog
 from rsd_policy.training.paraphrase import wordings
 from rsd_policy.training.plots import plot_training
+from rsd_policy.training.team import Team
 from rsd_policy.training.trainer import Progress as TrainProgress
 from rsd_policy.training.trainer import TrainConfig, Validation, train
 from rsd_policy.training.validate import accuracy, predict
@@ -29,11 +34,12 @@ TOLERANCE = [0.1] * 6
 
 
 def main(argv: list[str]) -> int:
-    """Parse arguments, train, validate, calibrate, write the checkpoint."""
+    """Parse arguments, train, validate, write the checkpoint."""
     arguments = _parser().parse_args(argv)
-    device = parse_device(arguments.device)
+    team, device = Team.join(parse_device(arguments.device))
     training, held_out = load_demonstrations(arguments.data, arguments.held_out)
-    print(f"{len(training)} training and {len(held_out)} held-out episodes from {arguments.data}")
+    if team.leads:
+        print(f"{len(training)} training and {len(held_out)} held-out episodes from {arguments.data}")
     config = TrainConfig(steps=arguments.steps, batch_size=arguments.batch_size, seed=arguments.seed)
     if arguments.init:
         policy = load_policy(arguments.init)
@@ -46,7 +52,12 @@ def main(argv: list[str]) -> int:
         instructions = {e.instruction for e in training}
         sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
         vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
-        sizes = MiniConfig(num_layers=arguments.layers, grids=(8, arguments.wrist_grid), vocabulary=tuple(vocabulary))
+        sizes = MiniConfig(
+            num_layers=arguments.layers,
+            grids=(8, arguments.wrist_grid),
+            exit_readers=arguments.exit_readers,
+            vocabulary=tuple(vocabulary),
+        )
         torch.manual_seed(arguments.seed)
         policy = build_policy(
             arguments.out.name,
@@ -69,13 +80,17 @@ def main(argv: list[str]) -> int:
     tokenizer = policy.mini.tokenizer
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
+    suites = sorted({e.suite for e in training})
     policy.manifest["provenance"] = {
         "rsd_policy": __version__,
         "torch": torch.__version__,
         "data": {
             "source": "scripted expert, random placements (canonical initial states held out)",
-            "suites": sorted({e.suite for e in training}),
+            "tasks": {suite: sorted({e.task for e in training if e.suite == suite}) for suite in suites},
+            "seeds": {suite: _range([e.seed for e in training if e.suite == suite]) for suite in suites},
             "training_episodes": len(training),
+            "dagger_episodes": sum(bool(e.pilot) for e in training),
+            "dagger_pilots": sorted({e.pilot for e in training if e.pilot}),
             "held_out_episodes": len(held_out),
             "frames": len(frames),
             "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],
@@ -91,7 +106,7 @@ def main(argv: list[str]) -> int:
         TextColumn("loss {task.fields[loss]:.3f}  main L0-L2 {task.fields[main]}  draft {task.fields[draft]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, disable=not team.leads) as bar:
         task = bar.add_task("train", total=config.steps, loss=float("nan"), main="", draft="")
 
         def report(p: TrainProgress | Validation) -> None:
@@ -106,7 +121,10 @@ def main(argv: list[str]) -> int:
 
         held_out_frames = to_frames(held_out, tokenizer, policy.horizon)
         state = arguments.out / "training-state.pt"
-        policy = train(policy, frames, held_out_frames, config, device, state, report)
+        policy = train(policy, frames, held_out_frames, config, device, state, report, team)
+    team.leave()
+    if not team.leads:
+        return 0
     predictions = predict(policy, held_out_frames, device)
     policy.manifest["accuracy"] = accuracy(predictions, TOLERANCE)
     save_policy(arguments.out, policy)
@@ -115,6 +133,10 @@ def main(argv: list[str]) -> int:
         print(f"{key}: {value}")
     print(f"wrote {arguments.out}; mode 'gated' needs: rsd calibrate --policy {arguments.out}")
     return 0
+
+
+def _range(seeds: list[int]) -> list[int]:
+    return [min(seeds), max(seeds)]
 
 
 def _levels(values: tuple[float, ...]) -> str:
@@ -134,10 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint directory to write")
     parser.add_argument("--init", type=Path, help="start from this checkpoint at half the learning rate")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=512, help="frames per step")
-    parser.add_argument("--layers", type=int, default=10, help="transformer layers of the backbone")
+    parser.add_argument("--batch-size", type=int, default=512, help="frames per step, of all processes")
+    parser.add_argument("--layers", type=int, default=12, help="transformer layers of the backbone")
     parser.add_argument("--wrist-grid", type=int, default=4, choices=(4, 8), help="tokens along the wrist image's edge")
     parser.add_argument("--exit-layer", type=int, default=3, help="layer k after which the draft reads")
+    parser.add_argument("--exit-readers", type=int, default=2, help="light layers between the exit and the draft")
     parser.add_argument("--held-out", type=float, default=0.08, help="fraction of episodes for validation")
     parser.add_argument(
         "--oversample", type=_task, nargs="*", default=[], metavar="SUITE:TASK", help="tasks drawn twice as often"
@@ -145,3 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +29,7 @@ from rsd_policy.errors import NonFiniteError
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations
+from rsd_policy.training.team import Team
 from rsd_policy.training.validate import accuracy, predict
 
 LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
@@ -36,7 +38,7 @@ LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters; stored in the checkpoint's provenance."""
+    """Hyper-parameters; stored in the checkpoint's provenance. `batch_size` is that of all processes together."""
 
     steps: int = 4000
     batch_size: int = 512
@@ -47,7 +49,7 @@ class TrainConfig:
     max_shift: int = 5
     colour: float = 0.2
     proprio_noise: float = 0.02
-    draft_weight: float = 0.5
+    draft_weight: float = 1.0
     distillation: float = 0.5
     l1_weight: float = 2.0
     seed: int = 0
@@ -88,7 +90,7 @@ class _TrainingModel(nn.Module):
     def forward(self, pixels: Tensor, proprio: Tensor, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.backbone.embed_pixels(pixels, proprio, words)
         x = self.backbone.forward_layers(x, 0, self.exit_layer)
-        draft = self.draft.teacher_forced_logits(self.backbone.action_hidden(x), tokens)
+        draft = self.draft.teacher_forced_logits(self.backbone.exit_hidden(x), tokens)
         x = self.backbone.forward_layers(x, self.exit_layer, self.backbone.num_layers)
         hidden = self.backbone.action_hidden(x)
         main = self.head.teacher_forced_logits(hidden, tokens)
@@ -104,6 +106,7 @@ def train(
     device: torch.device,
     state_path: Path,
     report: Callable[[Progress | Validation], None],
+    team: Team | None = None,
 ) -> Policy:
     """Train a policy and return it with averaged (EMA) weights.
 
@@ -113,16 +116,19 @@ def train(
         held_out: frames for the validation curve.
         state_path: where the resumable state is kept; an existing one is continued.
         report: called about once a second of training with the running figures, and after each validation.
+        team: processes that train together; each is given the same policy, data and configuration. The first alone
+            validates, saves and reports.
 
     Raises:
         NonFiniteError: the loss is not finite; the last saved state is intact.
     """
+    team = team or Team()
     torch.manual_seed(config.seed)
-    generator = torch.Generator(device="cpu").manual_seed(config.seed)
     model = _TrainingModel(policy).to(device).train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
     groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
     step, seconds = 0, 0.0
     if state_path.is_file():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -130,7 +136,11 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = int(state["step"]), float(state["seconds"])
-        generator.manual_seed(config.seed + step)
+    # Every process draws other frames, and a resumed run others than before.
+    own_seed = [config.seed, step, team.rank]
+    torch.manual_seed(int(np.random.SeedSequence(own_seed).generate_state(1)[0]))
+    generator = torch.Generator(device="cpu").manual_seed(torch.initial_seed())
+    batch_size = team.share(config.batch_size)
     forward = torch.compile(model) if device.type == "cuda" else model
     frames = data.to(device)
     weights = torch.tensor(LEVEL_WEIGHTS, device=device)
@@ -139,7 +149,7 @@ def train(
     while step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, config.steps)
-        batch = frames.sample(config.batch_size, generator)
+        batch = frames.sample(batch_size, generator)
         pixels = augment_images(batch.images, config.max_shift, config.colour)
         proprio = batch.proprio + config.proprio_noise * policy.mini.proprio_std * torch.randn_like(batch.proprio)
         tokens = policy.codec.encode(batch.actions)
@@ -153,6 +163,7 @@ def train(
         loss = main_loss + config.draft_weight * draft_loss + config.l1_weight * l1
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
@@ -164,7 +175,10 @@ def train(
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
-            report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
+            if team.leads:
+                report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
+        if not team.leads:
+            continue
         if step % config.validate_every == 0 or step == config.steps:
             report(Validation(step, _validate(policy, average, held_out, device)))
         if step % config.checkpoint_every == 0 or step == config.steps:
@@ -173,7 +187,7 @@ def train(
         module = policy.modules()[name]
         module.load_state_dict(getattr(average, name).state_dict())
         module.eval().requires_grad_(False)
-    run = {"seconds": round(seconds, 1), "device": _name(device)}
+    run = {"seconds": round(seconds, 1), "device": _name(device), "processes": team.size}
     policy.manifest["provenance"]["training"] = asdict(config) | run
     return policy
 
