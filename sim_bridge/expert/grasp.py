@@ -69,7 +69,7 @@ def candidates(position: Array, points: Array, obstacles: Array) -> list[Grasp]:
     """
     near = obstacles[np.linalg.norm(obstacles[:, :2] - position[:2], axis=1) < 0.25]
     poses = _across(points) or _lid(points) or _rim(points)
-    grasps = [Grasp(site - position, angle, _clearance(site, angle, near)) for site, angle in poses]
+    grasps = [Grasp(site - position, angle, clearance(site, angle, near)) for site, angle in poses]
     return sorted(grasps, key=lambda grasp: min(0.0, round(grasp.clearance - CLEARANCE, 3)), reverse=True)
 
 
@@ -134,7 +134,7 @@ def _rim(points: Array) -> list[tuple[Array, float]]:
     return result
 
 
-def _clearance(site: Array, angle: float, obstacles: Array) -> float:
+def clearance(site: Array, angle: float, obstacles: Array) -> float:
     """Smallest signed distance between the open hand and the points, m; 0.1 when nothing is near."""
     cos, sin = np.cos(angle), np.sin(angle)
     shifted = obstacles - site

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_bridge.expert import grasp as grasping
+from sim_bridge.expert.drawer_room import place_in_drawer, suited_to_drawer
 from sim_bridge.expert.grasp import Grasp
 from sim_bridge.expert.heights import HeightMap, along
 from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
@@ -133,6 +134,8 @@ class PickPlace:
         target = self.goal.target
         points, obstacles, position = scene.points(target), scene.obstacle_points(target), scene.position(target)
         grasps = grasping.candidates(position, points, obstacles)
+        if scene.is_drawer(self.goal.place):
+            grasps = suited_to_drawer(grasps, scene.handle(self.goal.place)[1])
         self._grasp = grasps[self._misses_here // MISSES_PER_GRASP % len(grasps)]
         self._pose = position, scene.rotation(target)
         base = scene.support_height(float(points[:, 2].min()) + 0.01)
@@ -204,9 +207,12 @@ class PickPlace:
             return self._spot(scene), floor + self._below - 0.008
         inside = near[near[:, 2] < place[2]]
         floor = float(inside[:, 2].max()) if len(inside) else float(container[:, 2].min())
-        hand_above = float(scene.hand_position()[2] - scene.position(goal.target)[2])
-        palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - hand_above
-        return np.zeros(2), max(floor + self._below + 0.02, palm_limit)
+        above = scene.hand_position() - scene.position(goal.target)
+        palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - float(above[2])
+        height = max(floor + self._below + 0.02, palm_limit)
+        if not scene.is_drawer(goal.place):
+            return np.zeros(2), height
+        return place_in_drawer(scene, goal, floor, above + np.array([0.0, 0.0, height]), self._angle), height
 
     def _spot(self, scene: Scene) -> Array:
         """[2], where in a region the object goes, m from its centre: two that share it take a side each."""

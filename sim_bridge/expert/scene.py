@@ -26,7 +26,7 @@ SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
 
-ORDER = ("open", "turnon", "on", "in")
+ORDER = ("open", "turnon", "on", "in", "close")
 """Predicates that the expert can fulfil, in the order in which it does."""
 
 
@@ -36,7 +36,8 @@ class Goal:
 
     Attributes:
         predicate: one of `ORDER`.
-        target: name of the object to move; of the fixture to turn on; of the region of the drawer to open.
+        target: name of the object to move; of the fixture to turn on; of the region of the drawer to open
+            or close.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
         shared: another object is to go to the same place.
     """
@@ -188,6 +189,10 @@ class Scene:
         others = [self.position(name)[:2] for name in self._raw.objects_dict if name != target]
         return min((float(np.linalg.norm(other - xy)) for other in others), default=float("inf"))
 
+    def object_positions(self) -> list[Array]:
+        """[3] each, origins of all movable objects."""
+        return [self.position(name) for name in self._raw.objects_dict]
+
     def points(self, name: str) -> Array:
         """[N, 3], points on the collision shapes of an object."""
         return self._world_points(self._root(name))
@@ -254,13 +259,14 @@ class Scene:
                 raise SimulationError(f"scripted expert: expected goals {', '.join(ORDER)}, got {state}; see `--list`")
             goal, fulfilled = self._goal(*state), bool(self._raw._eval_predicate(state))
             result.append((goal, fulfilled))
-            if goal.predicate == "in" and self._is_drawer(goal.place):
+            if goal.predicate == "in" and self.is_drawer(goal.place):
                 # nothing goes into a closed drawer
                 opened = bool(self._raw._eval_predicate(["open", goal.place])) or fulfilled
                 result.append((Goal("open", goal.place, ""), opened))
         return sorted(result, key=lambda entry: ORDER.index(entry[0].predicate))
 
-    def _is_drawer(self, region: str) -> bool:
+    def is_drawer(self, region: str) -> bool:
+        """The region is the inside of a drawer."""
         site = self._raw.object_sites_dict.get(region)
         joints = (site.joints if site is not None else None) or []
         return any(self._model.joint(joint).type[0] == mujoco.mjtJoint.mjJNT_SLIDE for joint in joints)
@@ -279,6 +285,8 @@ class Scene:
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
+        if predicate == "close" and not self.is_drawer(target):
+            raise SimulationError(f"scripted expert: expected a drawer to close, got '{target}'; see `--list`")
         sharing = [state for state in self._raw.parsed_problem["goal_state"] if place and state[-1] == place]
         return Goal(predicate, target, place, len(sharing) > 1)
 

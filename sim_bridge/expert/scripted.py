@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_bridge.expert.close_drawer import CloseDrawer
 from sim_bridge.expert.drag import FLAT, Drag
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.open_drawer import OpenDrawer, withdraw, withdrawing
@@ -21,12 +22,14 @@ REACH, DEPTH = 1.0, 0.15
 """Nothing can be picked up farther than this from the robot's base (horizontally; the arm reaches 0.855 m), nor this
 much lower than it, m: an object that fell off the table."""
 
-Skill = PickPlace | TurnKnob | Drag | OpenDrawer
+Skill = PickPlace | TurnKnob | Drag | OpenDrawer | CloseDrawer
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:
     if goal.predicate == "open":
         return OpenDrawer(scene, goal)
+    if goal.predicate == "close":
+        return CloseDrawer(scene, goal)
     if goal.predicate == "turnon":
         return TurnKnob(scene, goal)
     if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
@@ -112,7 +115,7 @@ class ScriptedExpert:
     def _opened_drawer(self, scene: Scene) -> str | None:
         """Region of a drawer that the hand has just opened and still has to leave."""
         goal = self._skill.goal
-        if isinstance(self._skill, OpenDrawer) or scene.held(goal.target) or not withdrawing(scene):
+        if isinstance(self._skill, OpenDrawer | CloseDrawer) or scene.held(goal.target) or not withdrawing(scene):
             return None
         return next((other.target for other, _ in scene.goals() if other.predicate == "open"), None)
 
@@ -121,4 +124,4 @@ class ScriptedExpert:
         """The first goal that is not fulfilled; one whose object is in the hand comes before the others."""
         goals = scene.goals()
         left = [goal for goal, fulfilled in goals if not fulfilled] or [goals[-1][0]]
-        return next((goal for goal in left if scene.held(goal.target)), left[0])
+        return next((goal for goal in left if goal.predicate != "close" and scene.held(goal.target)), left[0])

@@ -120,9 +120,9 @@ def test_gives_up_after_its_attempts(bowls: LiberoEnv) -> None:
 
 
 def test_refuses_tasks_that_it_cannot_do() -> None:
-    with LiberoEnv("libero_10", 3, render=False) as env:  # put the bowl in the bottom drawer and close it
+    with LiberoEnv("libero_10", 9, render=False) as env:  # put the mug in the microwave and close it
         env.reset(None, seed=3000)
-        with pytest.raises(SimulationError, match="scripted expert: expected goals"):
+        with pytest.raises(SimulationError, match="expected a drawer to close"):
             ScriptedExpert(env).reset()
 
 
@@ -146,6 +146,20 @@ def test_takes_over_level_at_the_handle_of_a_drawer() -> None:
         second.act()
         assert second.phase == "pull"
         assert run(env, second, 60)
+
+
+def test_bowl_goes_into_the_drawer_which_is_then_pushed_shut() -> None:
+    with LiberoEnv("libero_10", 3, render=False) as env:
+        env.reset(None, seed=3000)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        phases = []
+        for _ in range(200):
+            phases += [] if phases[-1:] == [expert.phase] else [expert.phase]
+            if env.step(expert.act(), render=False):
+                break
+        assert expert.skill.goal.predicate == "close" and phases[-1] == "push"
+        assert expert.skill.misses == 0 and not expert.failed
 
 
 def test_lid_is_gripped_where_the_object_is_too_wide() -> None:
