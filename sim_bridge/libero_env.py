@@ -150,7 +150,7 @@ class LiberoEnv:
 
         Args:
             init_state: canonical initial state 0 .. num_init_states - 1, or None for a random placement drawn from
-                `seed`, the arm's start included (`ARM_START_STD`).
+                `seed`, as varied as the canonical states are: see `_randomize`.
             seed: draws the fixtures' places (and, for a random placement, everything else's); published evaluations: 0.
 
         Raises:
@@ -172,7 +172,7 @@ class LiberoEnv:
         raw.render_due = False
         with _seeded(int(seed)):
             raw.place()
-            state = self._with_varied_arm() if init_state is None else self._init_states[init_state]
+            state = self._randomize() if init_state is None else self._init_states[init_state]
         raw.sim.set_state_from_flattened(state)
         raw.sim.forward()
         raw._check_success()
@@ -183,14 +183,21 @@ class LiberoEnv:
             self._advance(wait, render=self.render and step == WAIT_STEPS - 1)
         self._steps = 0
 
-    def _with_varied_arm(self) -> NDArray[np.float64]:
-        """The present state of MuJoCo, for `set_state_from_flattened`, with another start of the arm.
+    def _randomize(self) -> NDArray[np.float64]:
+        """Vary a fresh placement in the two ways in which published episodes differ from a plain reset of LIBERO.
 
-        The rest pose stays the controller's own, as it does under a canonical state.
+        The arm does not start from the rest pose, which stays the controller's own. And fixtures are drawn again: a
+        canonical state holds objects only and is laid over fixtures drawn without it, so that what stands in a drawer
+        or on a stove is not at its usual place there.
+
+        Returns:
+            MuJoCo's state for `set_state_from_flattened`.
         """
-        state: NDArray[np.float64] = self.sim.get_state().flatten()
-        joints = 1 + np.asarray(self.raw.robots[0]._ref_joint_pos_indexes)  # after the time
+        raw = self.raw
+        state: NDArray[np.float64] = raw.sim.get_state().flatten()
+        joints = 1 + np.asarray(raw.robots[0]._ref_joint_pos_indexes)  # after the time
         state[joints] += np.random.normal(0.0, ARM_START_STD, len(joints))
+        raw.place()
         return state
 
     def step(self, action: ArrayLike, *, render: bool) -> bool:

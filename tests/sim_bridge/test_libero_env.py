@@ -155,6 +155,23 @@ def test_random_placements_start_the_arm_as_canonical_states_do(env: LiberoEnv) 
     np.testing.assert_array_less(np.abs(random.mean(axis=0) - canonical.mean(axis=0)), 0.6 * spread)
 
 
+def test_random_placements_vary_what_stands_in_a_fixture_as_canonical_states_do() -> None:
+    """A bowl in a drawer: canonical states are laid over fixtures that were drawn without them."""
+    with LiberoEnv("libero_spatial", 4, render=False) as env:
+        bowl, cabinet = (env.raw.obj_body_id[name] for name in ("akita_black_bowl_1", "wooden_cabinet_1"))
+
+        def spread(resets: list[tuple[int | None, int]]) -> np.ndarray:
+            places = []
+            for init_state, seed in resets:
+                env.reset(init_state, seed=seed)
+                places.append(env.sim.data.body_xpos[bowl] - env.sim.data.body_xpos[cabinet])
+            return np.std(places, axis=0)[:2]
+
+        canonical = spread([(i, 0) for i in range(30)])
+        random = spread([(None, seed) for seed in range(30)])
+    assert np.all(random > 0.8 * canonical) and np.all(random < 1.7 * canonical), f"{random} m, {canonical} m"
+
+
 def test_seed_of_a_canonical_episode_places_the_fixtures(env: LiberoEnv) -> None:
     env.reset(4, seed=0)
     published = env.privileged_state()
