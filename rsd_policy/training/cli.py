@@ -6,9 +6,11 @@ On several GPUs: see `rsd_policy.training.team`.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rsd_policy import __version__
 from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
-from rsd_policy.checkpoints.loading import build_policy, load_policy, save_policy
+from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, save_policy, write_json
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
 from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
@@ -27,7 +29,11 @@ from rsd_policy.training.team import Team
 from rsd_policy.training.trainer import Progress as TrainProgress
 from rsd_policy.training.trainer import TrainConfig, Validation, train
 from rsd_policy.training.validate import accuracy, predict
+from sim_bridge.demonstrations import Demonstration
 from sim_bridge.libero_assets import SUITES
+
+STARTED = "training-started.json"
+"""What a training begins with, in its output directory."""
 
 TOLERANCE = [0.1] * 6
 """5 mm and 0.05 rad per step in units of robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
@@ -40,43 +46,16 @@ def main(argv: list[str]) -> int:
     training, held_out = load_demonstrations(arguments.data, arguments.held_out)
     if team.leads:
         print(f"{len(training)} training and {len(held_out)} held-out episodes from {arguments.data}")
-    config = TrainConfig(steps=arguments.steps, batch_size=arguments.batch_size, seed=arguments.seed)
+    config = TrainConfig(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        snapshot_every=arguments.snapshot_every,
+    )
     if arguments.init:
-        policy = load_policy(arguments.init)
-        policy.name = arguments.out.name
-        policy.drop_gate()
         config = replace(config, learning_rate=config.learning_rate / 2)
-    else:
-        every_action = np.concatenate([e.actions for e in training])
-        state = np.concatenate([e.proprio for e in training])
-        instructions = {e.instruction for e in training}
-        sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
-        vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
-        sizes = MiniConfig(
-            num_layers=arguments.layers,
-            grids=(8, arguments.wrist_grid),
-            exit_readers=arguments.exit_readers,
-            vocabulary=tuple(vocabulary),
-        )
-        torch.manual_seed(arguments.seed)
-        policy = build_policy(
-            arguments.out.name,
-            {
-                "architecture": {
-                    "backbone": "mini",
-                    "mini": sizes.to_manifest(),
-                    "head": {"width": 64, "num_layers": 0},
-                    "draft": {"width": 64, "num_layers": 0},
-                },
-                "codec": RFSQCodec.fit(torch.from_numpy(every_action)).to_manifest(),
-                "proprio": {"mean": state.mean(0).tolist(), "std": (state.std(0) + 1e-3).tolist()},
-                "exit_layer": arguments.exit_layer,
-                "acceptance": {"threshold": 0.7, "tolerance": TOLERANCE},
-                "gate": None,
-                "accuracy": {},
-                "provenance": {},
-            },
-        )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy, runs = _policy(arguments, training, team)
     tokenizer = policy.mini.tokenizer
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
@@ -95,9 +74,9 @@ def main(argv: list[str]) -> int:
             "frames": len(frames),
             "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],
             "fine_tuned_from": str(arguments.init.name) if arguments.init else None,
+            "runs": runs,
         },
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     log = TrainingLog(arguments.out / "training-log.jsonl")
     columns = (
         TextColumn("[bold]train"),
@@ -121,7 +100,12 @@ def main(argv: list[str]) -> int:
 
         held_out_frames = to_frames(held_out, tokenizer, policy.horizon)
         state = arguments.out / "training-state.pt"
-        policy = train(policy, frames, held_out_frames, config, device, state, report, team)
+
+        def snapshot(step: int, averaged: Policy) -> None:
+            averaged.name = f"{arguments.out.name}-{step:06d}"
+            save_policy(arguments.out / f"step-{step:06d}", averaged)
+
+        policy = train(policy, frames, held_out_frames, config, device, state, report, team, snapshot)
     team.leave()
     if not team.leads:
         return 0
@@ -133,6 +117,65 @@ def main(argv: list[str]) -> int:
         print(f"{key}: {value}")
     print(f"wrote {arguments.out}; mode 'gated' needs: rsd calibrate --policy {arguments.out}")
     return 0
+
+
+def _policy(
+    arguments: argparse.Namespace, training: list[Demonstration], team: Team
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """The policy to train, and what the runs so far were given.
+
+    What depends on the demonstrations (vocabulary, codec, scales) is that of the first run: a resumed one may be given
+    more of them, and its weights have been trained with these.
+    """
+    path = arguments.out / STARTED
+    begun = json.loads(path.read_text()) if path.is_file() else None
+    runs = begun["runs"] if begun else []
+    if begun:
+        policy = build_policy(arguments.out.name, begun["manifest"])
+    elif arguments.init:
+        policy = load_policy(arguments.init)
+        policy.name = arguments.out.name
+        policy.drop_gate()
+    else:
+        policy = _new_policy(arguments, training)
+    runs.append({"training_episodes": len(training), "steps": arguments.steps})
+    team.wait()  # until all have read what the first is about to write
+    if team.leads:
+        write_json(path, {"manifest": policy.manifest, "runs": runs})
+    return policy, runs
+
+
+def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) -> Policy:
+    every_action = np.concatenate([e.actions for e in training])
+    state = np.concatenate([e.proprio for e in training])
+    instructions = {e.instruction for e in training}
+    sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
+    vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
+    sizes = MiniConfig(
+        num_layers=arguments.layers,
+        grids=(8, arguments.wrist_grid),
+        exit_readers=arguments.exit_readers,
+        vocabulary=tuple(vocabulary),
+    )
+    torch.manual_seed(arguments.seed)
+    return build_policy(
+        arguments.out.name,
+        {
+            "architecture": {
+                "backbone": "mini",
+                "mini": sizes.to_manifest(),
+                "head": {"width": 64, "num_layers": 0},
+                "draft": {"width": 64, "num_layers": 0},
+            },
+            "codec": RFSQCodec.fit(torch.from_numpy(every_action)).to_manifest(),
+            "proprio": {"mean": state.mean(0).tolist(), "std": (state.std(0) + 1e-3).tolist()},
+            "exit_layer": arguments.exit_layer,
+            "acceptance": {"threshold": 0.7, "tolerance": TOLERANCE},
+            "gate": None,
+            "accuracy": {},
+            "provenance": {},
+        },
+    )
 
 
 def _range(seeds: list[int]) -> list[int]:
@@ -156,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint directory to write")
     parser.add_argument("--init", type=Path, help="start from this checkpoint at half the learning rate")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
+    parser.add_argument("--snapshot-every", type=int, default=0, help="steps between copies OUT/step-N (default none)")
     parser.add_argument("--batch-size", type=int, default=512, help="frames per step, of all processes")
     parser.add_argument("--layers", type=int, default=12, help="transformer layers of the backbone")
     parser.add_argument("--wrist-grid", type=int, default=4, choices=(4, 8), help="tokens along the wrist image's edge")

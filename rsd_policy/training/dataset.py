@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -93,14 +94,18 @@ def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstr
     )
     if not episodes:
         raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none")
-    chosen = set(held_out_rows(len(episodes), held_out))
+    chosen = held_out_rows([f"{e.suite} {e.task} {e.seed}" for e in episodes], held_out)
     return [e for i, e in enumerate(episodes) if i not in chosen], [episodes[i] for i in sorted(chosen)]
 
 
-def held_out_rows(count: int, fraction: float) -> range:
-    """Which of `count` episodes, sorted by suite, task and seed, are kept for validation."""
-    every = max(2, round(1.0 / fraction))
-    return range(every - 1, count, every)
+def held_out_rows(names: Sequence[str], fraction: float) -> set[int]:
+    """Which episodes are kept for validation: those whose name's checksum is small, but always at least one.
+
+    An episode stays on its side when others are added, so that a training resumed with more demonstrations is never
+    validated on what it has been trained on.
+    """
+    share = [zlib.crc32(name.encode()) / 2**32 for name in names]
+    return {i for i, value in enumerate(share) if value < fraction} or {int(np.argmin(share))}
 
 
 def to_frames(

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     exit_layer = _exit_layer(policy, arguments.exit_layer)
     work = arguments.work or arguments.out.with_name(f"{arguments.out.name}.work")
     files = _extract(policy, arguments, exit_layer, count, work, device, console)
-    held_out = set(held_out_rows(len(files), arguments.held_out)) or {len(files) - 1}
+    held_out = held_out_rows([file.stem for file in files], arguments.held_out)
     training = HiddenStates([file for i, file in enumerate(files) if i not in held_out])
     validation = HiddenStates([files[i] for i in sorted(held_out)])
     console.print(

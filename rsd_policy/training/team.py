@@ -85,8 +85,13 @@ class Team:
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def leave(self) -> None:
-        """Wait for the others, and end."""
+    def wait(self) -> None:
+        """Until every process has come here."""
         if self.size > 1:
             distributed.barrier()
+
+    def leave(self) -> None:
+        """Wait for the others, and end."""
+        self.wait()
+        if self.size > 1:
             distributed.destroy_process_group()

@@ -38,7 +38,12 @@ LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters; stored in the checkpoint's provenance. `batch_size` is that of all processes together."""
+    """Hyper-parameters; stored in the checkpoint's provenance.
+
+    Attributes:
+        batch_size: frames per step, of all processes together.
+        snapshot_every: steps between two copies of the averaged policy, 0 for none.
+    """
 
     steps: int = 4000
     batch_size: int = 512
@@ -53,8 +58,9 @@ class TrainConfig:
     distillation: float = 0.5
     l1_weight: float = 2.0
     seed: int = 0
-    checkpoint_every: int = 500
+    checkpoint_every: int = 250
     validate_every: int = 1000
+    snapshot_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ def train(
     state_path: Path,
     report: Callable[[Progress | Validation], None],
     team: Team | None = None,
+    snapshot: Callable[[int, Policy], None] | None = None,
 ) -> Policy:
     """Train a policy and return it with averaged (EMA) weights.
 
@@ -118,6 +125,8 @@ def train(
         report: called about once a second of training with the running figures, and after each validation.
         team: processes that train together; each is given the same policy, data and configuration. The first alone
             validates, saves and reports.
+        snapshot: given the step and the averaged policy every `snapshot_every` steps, for what cannot wait for the end
+            of the training, such as the pilot of `rsd collect --policy`.
 
     Raises:
         NonFiniteError: the loss is not finite; the last saved state is intact.
@@ -181,6 +190,8 @@ def train(
             continue
         if step % config.validate_every == 0 or step == config.steps:
             report(Validation(step, _validate(policy, average, held_out, device)))
+        if snapshot and config.snapshot_every and step % config.snapshot_every == 0:
+            snapshot(step, _averaged(policy, average))
         if step % config.checkpoint_every == 0 or step == config.steps:
             _save_state(state_path, model, average, optimizer, step, seconds)
     for name in ("backbone", "head", "draft"):
@@ -219,11 +230,15 @@ def distillation_loss(draft: Tensor, main: Tensor, weights: Tensor) -> Tensor:
     return (entropy * weights[:levels]).sum()
 
 
+def _averaged(policy: Policy, average: _TrainingModel) -> Policy:
+    heads = replace(policy.rsd, head=average.head, draft=average.draft)
+    return replace(policy, backbone=average.backbone, heads=heads, manifest=copy.deepcopy(policy.manifest))
+
+
 def _validate(
     policy: Policy, average: _TrainingModel, held_out: Demonstrations, device: torch.device
 ) -> dict[str, Any]:
-    heads = replace(policy.rsd, head=average.head, draft=average.draft)
-    averaged = replace(policy, backbone=average.backbone, heads=heads)
+    averaged = _averaged(policy, average)
     average.eval()
     figures = accuracy(predict(averaged, held_out, device), averaged.manifest["acceptance"]["tolerance"])
     average.train()
