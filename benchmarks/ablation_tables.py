@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.ablation_variants import order
 from benchmarks.ablation_workers import Outcome
 from rsd_policy.errors import ArgumentError
+from rsd_policy.evaluation import markdown
 from rsd_policy.evaluation.statistics import paired_difference_interval, wilson_interval
 
 ALL = "all suites"
@@ -221,3 +222,79 @@ def _finish(axes: Axes, x: str, y: str) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """A part of the section: the variants (by the start of their name) that stand in one table with the baseline."""
+
+    title: str
+    text: str
+    variants: tuple[str, ...]
+    columns: tuple[str, ...]
+    plot: str | None = None
+
+
+_SUCCESS = COLUMNS[:5]
+
+_TOPICS = (
+    _Topic(
+        "The gate at several alphas, without its gripper rule, and no gate at all",
+        "Every skipped chunk was verified after the fact, without the audit's fall-back: `of them deviating` is the "
+        "rate in closed loop of what alpha bounds over random placements. `gated-without-gripper-rule` has the "
+        "checkpoint's own alpha. `draft-only` lets every draft through: L0-L2 of the draft, never verified.",
+        ("gated", "draft-only"),
+        (*COLUMNS[:7], *COLUMNS[8:]),
+        "alpha",
+    ),
+    _Topic(
+        "Levels executed",
+        "`levels:n` executes the first n levels of the main head's chunks; the baseline has all of them.",
+        ("levels",),
+        _SUCCESS,
+        "levels",
+    ),
+    _Topic(
+        "Steps of a chunk executed",
+        "`execute:n` looks again after n steps; the baseline executes all 8. The actions are the main head's, and a "
+        "draft is compared over the steps that are executed.",
+        ("execute",),
+        (*_SUCCESS, "drafts accepted"),
+    ),
+    _Topic(
+        "Does it listen?",
+        "`paraphrased`: each trial in other words for the same task. `wrong-instruction`: the words of another task of "
+        "the suite; a policy that listens then does not do this one.",
+        ("paraphrased", "wrong-instruction"),
+        _SUCCESS,
+    ),
+)
+
+
+def section(ablations: Ablations, plots: Path) -> str:
+    """The Markdown section; its plots are written into the folder `plots`, beside which the page lies."""
+    found = rows(ablations)
+    images = {path.stem.rpartition("-")[2]: path for path in plot_all(ablations, plots, "ablations")}
+    machines = dict.fromkeys(
+        f"{h['gpu'] or h['cpu']}, policy on {h['device']}, {h['workers']} workers at once (their latencies share the "
+        "machine)"
+        for h in ablations.hardware
+    )
+    parts = [
+        f"## Ablations, policy {ablations.policy}",
+        f"`benchmarks.ablations`, the same canonical initial states for every variant; {'; '.join(machines)}; sha256 "
+        f"of the checkpoint's manifest {ablations.policy_sha256[:12]}. Differences from `baseline` are over the "
+        "episodes that both have run (Newcombe's method 10).",
+        "\n".join(["```", *(f".venv/bin/{command}" for command in ablations.commands), "```"]),
+    ]
+    for topic in _TOPICS:
+        mine = [row for row in found if row["variant"].startswith(("baseline", *topic.variants))]
+        if all(row["variant"] == "baseline" for row in mine):
+            continue
+        index = [COLUMNS.index(column) for column in topic.columns]
+        parts += [f"### {topic.title}", topic.text]
+        parts.append(markdown.table(topic.columns, [[cells(row)[i] for i in index] for row in mine]))
+        if topic.plot is not None and topic.plot in images:
+            parts.append(f"![{topic.title}]({plots.name}/{images[topic.plot].name})")
+    parts += [f"`{text}` was not run: {why}." for text, why in ablations.not_available.items()]
+    return "\n\n".join(parts)

@@ -39,7 +39,7 @@ from rsd_policy.checkpoints.loading import build_policy
 from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256
 from rsd_policy.device import parse_device
 from rsd_policy.errors import ArgumentError, RSDError
-from rsd_policy.evaluation import provenance
+from rsd_policy.evaluation import markdown, provenance
 from rsd_policy.evaluation.protocol import parse_indices
 from rsd_policy.evaluation.statistics import latency_summary
 from rsd_policy.evaluation.summary import write_atomically
@@ -298,6 +298,38 @@ def rows(record: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return found
+
+
+def section(path: Path, plots: Path) -> str:
+    """The Markdown section of a JSON file; its plot is written into the folder `plots`, beside which the page lies.
+
+    Raises:
+        ArgumentError: it is another file.
+    """
+    record = json.loads(path.read_text())
+    if record.get("benchmark") != "exit_layer":
+        raise ArgumentError(f"{path}: expected a file of benchmarks.exit_layer")
+    plot = plots / "exit_layer.png"
+    figure(record).savefig(plot, dpi=110, metadata={"Software": None})
+    trained, times = record["acceptance"], record["times"]
+    machine, timed = trained["hardware"], times["hardware"]
+    commands = dict.fromkeys(part["command"] for part in (trained, times))
+    return "\n\n".join(
+        [
+            f"### Where the draft reads, policy {record['policy']}",
+            f"`benchmarks.exit_layer`: the backbone ({record['layers_of_backbone']} layers) and the main head are "
+            "frozen, and a draft of the checkpoint's architecture is trained anew after layer k, for "
+            f"{trained['steps']} steps of {trained['batch_size']} frames ({machine['gpu'] or machine['cpu']}). Chunks "
+            f"of {trained['held_out_episodes']} held-out episodes; a chunk counts when all of its steps are within the "
+            "tolerance of the main head's. Only the layers of the checkpoint's own draft were trained for a draft as "
+            f"well, so these figures compare with each other alone. Times: {timed['cpu']}, {times['threads']} threads, "
+            f"a whole chunk {times['whole_chunk_ms']['p50']:.1f} ms (p50); the gate's own time comes on top of a "
+            f"draft's. sha256 of the checkpoint's manifest {record['policy_sha256'][:12]}.",
+            "\n".join(["```", *(f".venv/bin/{command}" for command in commands), "```"]),
+            markdown.table(COLUMNS, rows(record)),
+            f"![acceptance against time]({plots.name}/{plot.name})",
+        ]
+    )
 
 
 def figure(record: dict[str, Any]) -> Figure:

@@ -5,7 +5,7 @@ baseline run among them, episode by episode.
 
     ./rsd eval --task-suite libero_spatial --tasks 0-9 --num-trials 20 --mode baseline --no-ros --out out/baseline
     ./rsd eval --task-suite libero_spatial --tasks 0-9 --num-trials 20 --mode gated --no-ros --out out/gated
-    .venv/bin/python -m benchmarks.results out/baseline out/gated
+    .venv/bin/python -m benchmarks.results out/baseline out/gated --ablations a.json b.json --exit-layer exit.json
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks import ablation_tables, exit_layer
+from benchmarks.ablation_tables import Ablations
 from rsd_policy.errors import RSDError
 from rsd_policy.evaluation.comparison import findings
 from rsd_policy.evaluation.markdown import results_table, setting, table, tasks_table
@@ -47,17 +49,25 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description="Tables and plots of runs.")
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="result directories of rsd eval")
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="Markdown page (%(default)s)")
+    parser.add_argument(
+        "--ablations", type=Path, nargs="+", default=[], metavar="FILE", help="of benchmarks.ablations, one policy's"
+    )
+    parser.add_argument("--exit-layer", type=Path, metavar="FILE", help="of benchmarks.exit_layer")
     arguments = parser.parse_args(argv)
+    plots = arguments.out.parent / PLOTS
     try:
         groups = load_runs(arguments.directories)
+        ablations = Ablations.load(arguments.ablations) if arguments.ablations else None
+        plots.mkdir(parents=True, exist_ok=True)
+        draft_layer = exit_layer.section(arguments.exit_layer, plots) if arguments.exit_layer else None
     except RSDError as error:
         print(f"results: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
-    plots = arguments.out.parent / PLOTS
-    plots.mkdir(parents=True, exist_ok=True)
     sections = [HEAD, _overview(groups)]
     for name, group in zip(_names(groups), groups, strict=True):
         sections.append(_section(name, group, plots))
+    sections += [ablation_tables.section(ablations, plots)] if ablations else []
+    sections += [draft_layer] if draft_layer else []
     write_atomically(arguments.out, "\n\n".join(sections) + "\n")
     print(f"wrote {arguments.out} and {len(list(plots.glob('*.png')))} plots in {plots}")
     return DONE

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablations
+from benchmarks import ablation_tables, ablations
 from benchmarks.ablation_tables import Ablations, cells, plot_all, rows
 from benchmarks.ablation_variants import VARIANTS, WORDING_SEED, Drivers, order, variant
 from benchmarks.ablation_workers import Outcome, Spec, _blocks, run
@@ -152,6 +152,23 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     assert merged.not_available == {"gated:0.02": "too strict"} and len(merged.commands) == 2
     for plot in plot_all(merged, tmp_path, "ablations"):
         assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_has_a_table_per_question_and_the_commands(tmp_path: Path) -> None:
+    found = [*outcomes("baseline", (True, True)), *outcomes("gated:0.1", (True, False), skipped=4, deviated=1)]
+    found += [*outcomes("levels:2", (False, True)), *outcomes("wrong-instruction", (False, False))]
+    plots = tmp_path / "results"
+    plots.mkdir()
+    text = ablation_tables.section(Ablations.load([write(tmp_path / "a.json", found)]), plots)
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert len(titles) == 3, "nothing is said of what was not run: the steps of a chunk"
+    assert ".venv/bin/python -m benchmarks.ablations --json a.json" in text and "too strict" in text
+    assert text.count("| libero_goal | baseline | 2 / 2 |") == 3
+    assert "| libero_goal | gated:0.1 | 1 / 2 | 9.5 - 90.5 | -50.0 (" in text and "| 40.0 % | 25.0 % |" in text
+    assert "| libero_goal | wrong-instruction | 0 / 2 |" in text
+    linked = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert linked == ["results/ablations-alpha.png", "results/ablations-levels.png"]
+    assert all((tmp_path / link).is_file() for link in linked)
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -57,5 +57,10 @@ def test_command_writes_what_it_found_and_takes_times_anew(tmp_path: Path, capsy
     assert exit_layer.main([*common, "--layers", "1,2", "--time-only", "--chunks", "3"]) == 0
     second = json.loads(path.read_text())
     assert second["acceptance"] == first["acceptance"] and second["times"]["chunks"] == 3
+    plots = tmp_path / "results"
+    plots.mkdir()
+    text = exit_layer.section(path, plots)
+    assert "(results/exit_layer.png)" in text and (plots / "exit_layer.png").is_file()
+    assert "| 2 (the checkpoint's) |" in text and "--steps 2" in text and "--time-only" in text
     assert exit_layer.main([*common, "--layers", "1-3", "--time-only"]) == 2
     assert "other layers" in capsys.readouterr().err
