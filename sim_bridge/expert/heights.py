@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
+from scipy.spatial.distance import cdist
 
 Array = NDArray[np.float64]
 
@@ -48,3 +49,26 @@ def along(start: Array, end: Array) -> tuple[Array, Array]:
     s = np.append(np.arange(0.0, length, CELL), length)
     direction = (end - start) / max(length, 1e-9)
     return start + s[:, None] * direction, s
+
+
+def overhang(points: Array, obstacles: Array, gap: float) -> Array:
+    """Points of the obstacles that an object would hit if it were lifted straight up. [K, 3].
+
+    Args:
+        points: [N, 3] on the object. obstacles: [M, 3] on everything else.
+        gap: obstacles so near to the object in the plane are still over it, m.
+
+    What stands beside the object, as a drawer's wall does, is not over it, even if it is higher.
+    """
+    floor = points[:, 2].min() + CELL
+    centre = (points[:, :2].max(axis=0) + points[:, :2].min(axis=0)) / 2
+    radius = np.linalg.norm(points[:, :2] - centre, axis=1).max() + gap + CELL
+    near = obstacles[(np.linalg.norm(obstacles[:, :2] - centre, axis=1) < radius) & (obstacles[:, 2] > floor)]
+    if not len(near):
+        return near
+    below = cdist(near[:, :2], points[:, :2]) < gap + CELL / 2
+    # the object may lie tilted: its own height there counts
+    top = np.where(below, points[:, 2], -np.inf).max(axis=1)
+    column = cdist(near[:, :2], near[:, :2]) < CELL
+    lowest = np.where(column, near[:, 2], np.inf).min(axis=1)
+    return near[below.any(axis=1) & (lowest > top)]
