@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.drawer_room import place_in_drawer, suited_to_drawer
 from sim_bridge.expert.grasp import Grasp
-from sim_bridge.expert.heights import HeightMap, along
+from sim_bridge.expert.heights import HeightMap, along, overhang
 from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
 from sim_bridge.expert.scene import Goal, Scene
 
@@ -38,12 +38,19 @@ LOST_STEPS = 3
 MOVED, ROTATED = 0.01, 0.15
 """An object displaced (m) or turned (rad) so much since its grasp was chosen needs another grasp."""
 
+CENTRED = 0.025
+"""Closing fingers may move an object so far, m: a hand inwards of a rim pulls the rim to its middle."""
+
 SHARED_MARGIN, SHARED_ROOM = 0.015, 0.08
 """How far inside its border an object goes in a region that two objects share; and the distance to other objects from
 which on a side of it is free, m."""
 
 LOW = 0.018
 """Height above the place's up to which an object is set down rather than dropped, m; 8 mm of it are aimed too deep."""
+
+OVERHANG_GAP, OVERHANG_LEAD = 0.004, 0.02
+"""Distance in the plane that a lifted object keeps from what hangs over it, m; and how far ahead the hand aims while it
+drags the object out from under it, m."""
 
 MISSES_PER_GRASP = 2
 """Times that a grasp is tried before the next best one: most misses are a disturbance's fault, not the grasp's."""
@@ -146,7 +153,7 @@ class PickPlace:
         position, rotation = self._pose
         moved = float(np.linalg.norm(scene.position(self.goal.target) - position))
         cosine = (np.trace(rotation.T @ scene.rotation(self.goal.target)) - 1) / 2
-        return moved > MOVED or bool(cosine < np.cos(ROTATED))
+        return moved > (CENTRED if self.phase == "close" else MOVED) or bool(cosine < np.cos(ROTATED))
 
     def _at_grasp(self, scene: Scene, *, closing: bool) -> bool:
         """The hand is where it should close; fingers that already do so may push it off a little."""
@@ -189,6 +196,8 @@ class PickPlace:
         self._object_map = heights.grown(radius + 0.006)
         self._hand_map = heights.grown(0.05)
         self._below = float(position[2] - points[:, 2].min())
+        self._grip_height = float(position[2])
+        self._overhang = overhang(points, obstacles, OVERHANG_GAP + OVERHANG_LEAD)
         self._angle = finger_angle(scene.hand_rotation())
         self._shift, self._place_height = self._find_place(scene)
         self._lost = 0
@@ -239,6 +248,11 @@ class PickPlace:
     def _carry(self, scene: Scene) -> Array:
         hand = scene.hand_position()
         position = scene.position(self.goal.target)
+        turn = turn_to(scene, self._angle)
+        if (out := self._way_out(scene)) is not None:
+            # a bowl at the back of a drawer is partly under the cabinet's top: it would be knocked out of the fingers
+            goal = np.append(position[:2] + out, self._grip_height)
+            return hold(scene, goal + hand - position, turn, CLOSE)
         place = self._place(scene)
         error = place - position[:2]
         path, s = along(position[:2], place)
@@ -250,8 +264,18 @@ class PickPlace:
         if float(np.linalg.norm(error)) < ALIGNED * 1.5:
             required[:] = self._place_height
         lead = ahead(scene) - hand
-        turn = turn_to(scene, self._angle)
         return travel(error - lead[:2], position[2] + lead[2], required, s, turn, CLOSE)
+
+    def _way_out(self, scene: Scene) -> Array | None:
+        """[2], how far to move the object aside before it can be lifted, m; None when nothing hangs over it."""
+        if not len(self._overhang):
+            return None
+        points, position = scene.points(self.goal.target), scene.position(self.goal.target)
+        above = overhang(points, self._overhang, OVERHANG_GAP)
+        if not len(above):
+            return None
+        away = position[:2] - above[:, :2].mean(axis=0)
+        return OVERHANG_LEAD * away / max(1e-6, float(np.linalg.norm(away)))
 
     # -- release: let go without moving
 
