@@ -10,7 +10,7 @@ import pytest
 from rsd_policy.errors import SimulationError
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.expert.grasp import candidates
-from sim_bridge.expert.heights import HeightMap
+from sim_bridge.expert.heights import HeightMap, overhang
 from sim_bridge.libero_env import LiberoEnv
 
 
@@ -36,6 +36,17 @@ def test_bowl_goes_on_the_plate_well_within_the_step_limit(bowls: LiberoEnv) -> 
     expert.reset()
     assert run(bowls, expert, 120)
     assert not expert.failed
+
+
+@pytest.mark.parametrize(("init_state", "seed"), [(7, 0), (None, 9700005)], ids=["tilts in the grip", "farthest back"])
+def test_bowl_under_the_cabinet_s_top_is_drawn_out_before_it_is_lifted(init_state: int | None, seed: int) -> None:
+    """In these the bowl was knocked out of the fingers by the board above it."""
+    with LiberoEnv("libero_spatial", 4, render=False) as env:
+        env.reset(init_state, seed=seed)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        assert run(env, expert, 130)
+        assert expert.skill.misses == 0
 
 
 def test_can_goes_into_the_basket_well_within_the_step_limit() -> None:
@@ -185,3 +196,17 @@ def test_height_map_keeps_a_wide_body_above_a_narrow_obstacle() -> None:
     heights = HeightMap(np.array([[0.2, 0.1, 0.3]]), base=0.0)
     assert heights.at(np.array([[0.2, 0.1], [0.2, 0.15]])).tolist() == [0.3, 0.0]
     assert heights.grown(0.06).at(np.array([[0.2, 0.15], [0.2, 0.18]])).tolist() == [0.3, 0.0]
+
+
+def test_only_what_is_over_an_object_hangs_over_it() -> None:
+    grid = np.linspace(-0.05, 0.05, 11)
+    box = np.array([[x, y, z] for x in grid for y in grid for z in (0.0, 0.02, 0.04)])
+    board = np.array([[x, y, 0.06] for x in grid for y in np.linspace(0.03, 0.13, 11)])
+    wall = np.array([[x, -0.055, z] for x in grid for z in np.linspace(0.0, 0.09, 10)])
+    above = overhang(box, np.concatenate([board, wall]), 0.004)
+    assert len(above) and set(above[:, 2]) == {0.06}
+    assert above[:, 1].max() == pytest.approx(0.05)
+    assert not len(overhang(box - [0.0, 0.04, 0.0], board, 0.004))
+    # a tilted object that reaches above the board, elsewhere than under it
+    tilted = box + np.array([0.0, 0.0, 1.0]) * np.where(box[:, 1:2] < 0.0, 0.1, 0.0)
+    assert len(overhang(tilted, board, 0.004))
