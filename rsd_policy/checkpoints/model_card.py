@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.checkpoints.manifest import MANIFEST, sha256
-from rsd_policy.evaluation.markdown import results_table, setting, table
+from rsd_policy.evaluation.markdown import results_table, setting, successes, table, tasks_table
 from rsd_policy.evaluation.runs import Run
 
 LONGEST_LIST = 16
@@ -27,10 +27,12 @@ def model_card(directory: Path, manifest: dict[str, Any], groups: Sequence[Seque
     sections = [
         _front_matter(),
         f"# {directory.name}\n\n{_description(directory, manifest)}",
-        _section("Data", manifest["provenance"].get("data", {})),
+        _section("Data", manifest["provenance"].get("data", {}), _corrections(manifest)),
         *(_section(_title(key), value) for key, value in _trainings(manifest)),
+        _plot(directory, "training.png", "losses and held-out accuracies over the training"),
         _section("Accuracy on held-out demonstrations", manifest["accuracy"]),
         _gate(manifest["gate"]),
+        _plot(directory, "calibration.png", "skipped and deviating chunks over the gate's threshold"),
         _results(groups, sha256(directory / MANIFEST)),
         _other(manifest),
         _files(directory, manifest),
@@ -80,6 +82,23 @@ def _trainings(manifest: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in provenance.items() if key != "data" and isinstance(value, dict)]
 
 
+def _corrections(manifest: dict[str, Any]) -> str:
+    """Who drove the demonstrations, where it was not the expert alone."""
+    data = manifest["provenance"].get("data", {})
+    if not data.get("dagger_episodes"):
+        return ""
+    pilots = f" ({', '.join(data['dagger_pilots'])})" if data.get("dagger_pilots") else ""
+    return (
+        f"In {data['dagger_episodes']} of the {data['training_episodes']} training episodes a policy{pilots} drove the "
+        "arm for a first part, so that the frames show states which a policy gets into. The labels are the expert's "
+        "throughout (DAgger, Ross et al., 2011)."
+    )
+
+
+def _plot(directory: Path, name: str, what: str) -> str:
+    return f"![{what}]({name})" if (directory / name).is_file() else ""
+
+
 def _other(manifest: dict[str, Any]) -> str:
     rest = {key: value for key, value in manifest["provenance"].items() if not isinstance(value, dict)}
     return _section("Versions and origin", rest | {"acceptance": manifest["acceptance"]})
@@ -98,7 +117,7 @@ def _gate(gate: dict[str, Any] | None) -> str:
 
 
 def _results(groups: Sequence[Sequence[Run]], digest: str) -> str:
-    parts = []
+    parts = [_overview(groups)]
     for group in groups:
         run = group[0]
         dates = sorted({str(run.finished or run.started)[:10] for run in group})
@@ -108,7 +127,23 @@ def _results(groups: Sequence[Sequence[Run]], digest: str) -> str:
             names = ", ".join(f"{name} (manifest {str(other)[:12]})" for name, other in others.items())
             parts.append(f"Run with another manifest than this one ({digest[:12]}): {names}.")
         parts.append("\n".join(["```", *(run.command for run in group), "```"]))
-    return "\n\n".join(["## Results in closed loop", *parts]) if parts else ""
+        parts.append(tasks_table(group))
+    return "\n\n".join(["## Results in closed loop", *parts]) if groups else ""
+
+
+def _overview(groups: Sequence[Sequence[Run]]) -> str:
+    """Successes of every run, with 95 % intervals in percent."""
+    rows = [
+        [
+            run.config.suite,
+            run.summary["hardware"]["gpu"] or run.summary["hardware"]["cpu"],
+            run.name,
+            successes(run.summary),
+        ]
+        for group in groups
+        for run in group
+    ]
+    return table(["suite", "hardware", "mode", "success (95 %)"], rows)
 
 
 def _files(directory: Path, manifest: dict[str, Any]) -> str:
@@ -119,9 +154,9 @@ def _files(directory: Path, manifest: dict[str, Any]) -> str:
     return "## Files\n\n" + table(["file", "MiB", "sha256"], rows)
 
 
-def _section(title: str, values: dict[str, Any]) -> str:
+def _section(title: str, values: dict[str, Any], text: str = "") -> str:
     rows = _rows(values)
-    return f"## {title}\n\n{table(['', 'value'], rows)}" if rows else ""
+    return "\n\n".join([f"## {title}", *filter(None, [text]), table(["", "value"], rows)]) if rows else ""
 
 
 def _rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
@@ -131,8 +166,13 @@ def _rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += _rows(value, f"{name}: ")
         elif value is not None and not (isinstance(value, list) and _too_long(value)):
-            rows.append([name, _cell(value)])
+            rows.append([name, _range(value) if key == "seeds" or prefix.endswith("seeds: ") else _cell(value)])
     return rows
+
+
+def _range(seeds: Any) -> str:
+    """First and last seed of the placements."""
+    return f"{seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else _cell(seeds)
 
 
 def _too_long(values: list[Any]) -> bool:

@@ -27,7 +27,15 @@ HARDWARE = {"cpu": "a CPU", "cores": 2, "memory_gib": 1.0, "device": "cpu", "gpu
 def source(tmp_path: Path) -> Path:
     policy = small_policy(
         provenance={
-            "data": {"suites": ["libero_goal"], "training_episodes": 123, "stages": [{"frames": 1}]},
+            "data": {
+                "tasks": {"libero_goal": [0, 3], "libero_10": [2]},
+                "seeds": {"libero_goal": [1000, 1399], "libero_10": [5000, 5099]},
+                "training_episodes": 123,
+                "dagger_episodes": 45,
+                "dagger_pilots": ["first", "second"],
+                "takeover_from": 0.2,
+                "stages": [{"frames": 1}],
+            },
             "training": {"seed": 7, "seconds": 276.0, "device": "NVIDIA H200", "curve": list(range(99))},
             "torch": "2.13.0",
         },
@@ -123,8 +131,14 @@ def test_the_card_tells_data_training_accuracy_and_results(source: Path, tmp_pat
     assert f"{count / 1e6:.1f} million parameters" in card
     for line in (
         "# pet",
-        "| suites | libero_goal |",
+        "| tasks: libero goal | 0, 3 |",
+        "| seeds: libero 10 | 5000 to 5099 |",
         "| training episodes | 123 |",
+        "| takeover from | 0.2 |",
+        "In 45 of the 123 training episodes a policy (first, second) drove the arm",
+        "![losses and held-out accuracies over the training](training.png)",
+        "| libero_goal | a CPU | gated | 9 / 10 (59.6 - 98.2) |",
+        "| 0: open it | 8 / 10 (49.0 - 94.3) | 9 / 10 (59.6 - 98.2) |",
         "| seed | 7 |",
         "| seconds | 276 |",
         "| device | NVIDIA H200 |",
@@ -135,6 +149,7 @@ def test_the_card_tells_data_training_accuracy_and_results(source: Path, tmp_pat
         "./rsd eval --task-suite libero_goal --tasks 0 --num-trials 10 --policy source --mode gated --no-ros",
     ):
         assert line in card, line
+    assert "calibration.png" not in card, "there is none"
     assert "curve" not in card and str(tmp_path) not in card and "another manifest" not in card
     baseline, gated = (line for line in card.splitlines() if line.startswith(("| baseline", "| gated")))
     assert baseline.startswith("| baseline | 8 / 10 | 80.0 % | 49.0 - 94.3 | - | 40.0 |")
