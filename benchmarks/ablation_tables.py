@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.ablation_variants import order
 from benchmarks.ablation_workers import Outcome
 from rsd_policy.errors import ArgumentError
 from rsd_policy.evaluation import markdown
+from rsd_policy.evaluation.runs import shipped_name
 from rsd_policy.evaluation.statistics import paired_difference_interval, wilson_interval
 
 ALL = "all suites"
@@ -26,6 +28,7 @@ class Ablations:
     """Outcomes of one policy, of one or several files.
 
     Attributes:
+        policy: its shipped name, where it is a shipped checkpoint that lay elsewhere at the time.
         hardware, commands: of each file.
         not_available: gated variant -> why the gate cannot be had.
     """
@@ -61,11 +64,13 @@ class Ablations:
                 seen[outcome.spec] = path
                 outcomes.append(outcome)
         first = records[0][1]
+        policy = shipped_name(first["policy_sha256"]) or first["policy"]
+        commands = [command for _, record in records for command in record["commands"]]
         return cls(
-            first["policy"],
+            policy,
             first["policy_sha256"],
             [record["hardware"] for _, record in records],
-            [command for _, record in records for command in record["commands"]],
+            [re.sub(r"--policy \S+", f"--policy {policy}", command) for command in commands],
             {text: why for _, record in records for text, why in record["not_available"].items()},
             outcomes,
         )

@@ -113,7 +113,7 @@ def _open(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
                     f"{arguments.json}: expected results of {field} {fresh[field]}, got {record.get(field)}; "
                     "give another --json"
                 )
-    command = "python -m benchmarks.ablations " + " ".join(argv)
+    command = provenance.command("benchmarks.ablations", argv)
     if command not in record["commands"]:
         record["commands"].append(command)
     return record
@@ -163,7 +163,7 @@ def _show(path: Path) -> None:
         table.add_column(heading, no_wrap=True)
     for row in rows(ablations):
         table.add_row(*cells(row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     for text, reason in ablations.not_available.items():
         print(f"{text}: not available: {reason}")
     for plot in plot_all(ablations, path.parent, path.stem):

@@ -19,6 +19,7 @@ import argparse
 import copy
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from rsd_policy.device import parse_device
 from rsd_policy.errors import ArgumentError, RSDError
 from rsd_policy.evaluation import markdown, provenance
 from rsd_policy.evaluation.protocol import parse_indices
+from rsd_policy.evaluation.runs import shipped_name
 from rsd_policy.evaluation.statistics import latency_summary
 from rsd_policy.evaluation.summary import write_atomically
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--time-only", action="store_true", help="only take the times anew, in an existing --json")
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    command = "python -m benchmarks.exit_layer " + " ".join(argv)
+    command = provenance.command("benchmarks.exit_layer", argv)
     try:
         policy = load_policy(arguments.policy)
         layers = _layers(policy, arguments.layers)
@@ -309,14 +311,15 @@ def section(path: Path, plots: Path) -> str:
     record = json.loads(path.read_text())
     if record.get("benchmark") != "exit_layer":
         raise ArgumentError(f"{path}: expected a file of benchmarks.exit_layer")
+    name = shipped_name(record["policy_sha256"]) or record["policy"]
     plot = plots / "exit_layer.png"
     figure(record).savefig(plot, dpi=110, metadata={"Software": None})
     trained, times = record["acceptance"], record["times"]
     machine, timed = trained["hardware"], times["hardware"]
-    commands = dict.fromkeys(part["command"] for part in (trained, times))
+    commands = dict.fromkeys(re.sub(r"--policy \S+", f"--policy {name}", part["command"]) for part in (trained, times))
     return "\n\n".join(
         [
-            f"### Where the draft reads, policy {record['policy']}",
+            f"### Where the draft reads, policy {name}",
             f"`benchmarks.exit_layer`: the backbone ({record['layers_of_backbone']} layers) and the main head are "
             "frozen, and a draft of the checkpoint's architecture is trained anew after layer k, for "
             f"{trained['steps']} steps of {trained['batch_size']} frames ({machine['gpu'] or machine['cpu']}). Chunks "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def versions() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue  # only one of the LIBERO distributions is installed, and ray is optional
     return found
+
+
+def command(module: str, argv: Sequence[str]) -> str:
+    """The call of a module; of absolute paths only the last part is named: the rest is of one machine."""
+    return " ".join(["python -m", module, *(Path(part).name if part.startswith("/") else part for part in argv)])
 
 
 def hardware(device: str | None = None, workers: int = 1) -> dict[str, Any]:

@@ -89,10 +89,12 @@ def _load(directory: Path) -> Run:
 
 def _by_shipped_name(config: EvalConfig) -> EvalConfig:
     """The policy called as everybody can call it, where it is a shipped checkpoint that lay elsewhere at the time."""
-    for name in shipped_names():
-        if config.policy_sha256 == sha256(resolve_checkpoint(name) / MANIFEST):
-            return replace(config, policy=name)
-    return config
+    return replace(config, policy=shipped_name(config.policy_sha256) or config.policy)
+
+
+def shipped_name(policy_sha256: str | None) -> str | None:
+    """Name of the shipped checkpoint whose manifest has this digest; None when none has."""
+    return next((n for n in shipped_names() if sha256(resolve_checkpoint(n) / MANIFEST) == policy_sha256), None)
 
 
 def _compared(group: list[Run]) -> list[Run]:
