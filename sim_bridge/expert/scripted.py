@@ -22,6 +22,9 @@ REACH, DEPTH = 1.0, 0.15
 """Nothing can be picked up farther than this from the robot's base (horizontally; the arm reaches 0.855 m), nor this
 much lower than it, m: an object that fell off the table."""
 
+PHASE_STEPS = 120
+"""A phase that lasts longer than this many control steps leads nowhere: an object is pressed against another."""
+
 Skill = PickPlace | TurnKnob | Drag | OpenDrawer | CloseDrawer
 
 
@@ -45,7 +48,8 @@ class ScriptedExpert:
 
     Args:
         env: the environment to read; the expert never steps it.
-        max_attempts: grasps to try before giving up; then `failed` is True and the actions open the gripper.
+        max_attempts: grasps to try before giving up; then `failed` is True and the actions open the gripper. It
+            gives up earlier when it makes no progress (`PHASE_STEPS`).
     """
 
     def __init__(self, env: LiberoEnv, *, max_attempts: int = 1) -> None:
@@ -78,6 +82,7 @@ class ScriptedExpert:
         self.failed = False
         self._misses = 0
         self._jams = JamDetector()
+        self._phase_steps = 0
         self._skill = _skill(self._scene, self._next_goal(self._scene))
 
     def act(self) -> NDArray[np.float32]:
@@ -88,6 +93,7 @@ class ScriptedExpert:
         assert scene is not None
         scene.refresh()
         goal = self._next_goal(scene)
+        before = self._skill.goal, self._skill.phase
         holding = goal != self._skill.goal and scene.held(self._skill.goal.target)
         if goal != self._skill.goal and not holding:
             self._misses += self._skill.misses
@@ -105,7 +111,10 @@ class ScriptedExpert:
             self._skill = _skill(scene, self._skill.goal)
         else:
             chosen = self._skill.act(scene)
+        same = before == (self._skill.goal, self._skill.phase)
+        self._phase_steps = self._phase_steps + 1 if same else 0
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
+        self.failed = self.failed or self._phase_steps > PHASE_STEPS
         if self._jams.jammed(scene, chosen):
             chosen = bend(scene, float(chosen[6]))
         if self.failed:
