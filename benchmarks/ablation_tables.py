@@ -86,13 +86,17 @@ class Ablations:
 
 
 def rows(ablations: Ablations) -> list[dict[str, Any]]:
-    """One per suite and variant, with the paired difference from the baseline over the episodes of both."""
+    """One per suite and variant, with the paired difference from the baseline over the episodes of both.
+
+    For all suites together only variants that were run in each of them.
+    """
     texts = sorted({outcome.variant for outcome in ablations.outcomes}, key=order)
+    single = len({outcome.suite for outcome in ablations.outcomes})
     return [
         _row(suite, text, mine, ablations.of(suite, "baseline"))
         for suite in ablations.suites()
         for text in texts
-        if (mine := ablations.of(suite, text))
+        if (mine := ablations.of(suite, text)) and (suite != ALL or len({o.suite for o in mine}) == single)
     ]
 
 

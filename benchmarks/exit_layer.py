@@ -7,10 +7,12 @@ whole chunk within the tolerance of the main head's, here on held-out episodes. 
 layers 0 .. k-1 to the draft too, so drafts of a frozen backbone are accepted less often, and most of all those at other
 layers than the checkpoint's own: the figures of this benchmark compare only with each other.
 
-    .venv/bin/python -m benchmarks.exit_layer --policy mini --data out/demos --device cuda --json exit_layer.json
-    .venv/bin/python -m benchmarks.exit_layer --policy mini --data out/demos --time-only --json exit_layer.json
+    .venv/bin/python -m benchmarks.exit_layer --policy mini --data out/demos --json exit_layer.json
 
-Times are those of the CPU it runs on; `--time-only` measures them on another machine than the one that trained.
+Times are those of the CPU it runs on. They can be taken on another machine than the one that trains:
+
+    .venv/bin/python -m benchmarks.exit_layer --measure acceptance --device cuda --json exit_layer.json
+    .venv/bin/python -m benchmarks.exit_layer --measure times --json exit_layer.json
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ from rsd_policy.training.trainer import (
 from rsd_policy.training.validate import HiddenBatch, accuracy, predict_hidden
 from sim_bridge.demonstrations import read_demonstrations
 
+MEASURES = ("acceptance", "times")
+
 WARM_UP = 5
 """Inferences before measuring."""
 
@@ -81,7 +85,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="torch threads of the times (%(default)s)")
     parser.add_argument("--chunks", type=int, default=60, help="timed inferences per k and mode (%(default)s)")
-    parser.add_argument("--time-only", action="store_true", help="only take the times anew, in an existing --json")
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        default=MEASURES,
+        choices=MEASURES,
+        help="one of both leaves the other as it is in --json",
+    )
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args(argv)
     command = provenance.command("benchmarks.exit_layer", argv)
@@ -89,14 +99,20 @@ def main(argv: list[str]) -> int:
         policy = load_policy(arguments.policy)
         layers = _layers(policy, arguments.layers)
         record = _record(arguments, policy, layers)
-        if not arguments.time_only:
+        if "acceptance" in arguments.measure:
             record["acceptance"] = measure_acceptance(policy, layers, arguments) | {"command": command}
-        record["times"] = measure_times(policy, layers, arguments) | {"command": command}
+        if "times" in arguments.measure:
+            record["times"] = measure_times(policy, layers, arguments) | {"command": command}
     except RSDError as error:
         print(f"exit_layer: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+    print(f"wrote {arguments.json}")
+    missing = [measure for measure in MEASURES if measure not in record]
+    if missing:
+        print(f"the table and the plot need --measure {missing[0]} too, with the same --json")
+        return DONE
     table = Table(title=f"draft after layer k of {policy.backbone.num_layers}, {record['policy']}")
     for heading in COLUMNS:
         table.add_column(heading)
@@ -105,7 +121,7 @@ def main(argv: list[str]) -> int:
     Console().print(table)
     plot = arguments.json.with_suffix(".png")
     figure(record).savefig(plot, dpi=110, metadata={"Software": None})
-    print(f"wrote {arguments.json} and {plot}")
+    print(f"wrote {plot}")
     return DONE
 
 
@@ -118,20 +134,23 @@ def _layers(policy: Policy, text: str) -> list[int]:
 
 def _record(arguments: argparse.Namespace, policy: Policy, layers: Sequence[int]) -> dict[str, Any]:
     digest = sha256(resolve_checkpoint(arguments.policy) / MANIFEST)
-    if not arguments.time_only:
-        return {
-            "benchmark": "exit_layer",
-            "policy": policy.name,
-            "policy_sha256": digest,
-            "layers_of_backbone": policy.mini.num_layers,
-            "exit_layer": policy.exit_layer,
-        }
-    if not arguments.json.is_file():
-        raise ArgumentError(f"--time-only: expected results in {arguments.json}, found none; run without it first")
-    record: dict[str, Any] = json.loads(arguments.json.read_text())
-    if record["policy_sha256"] != digest or list(record["acceptance"]["per_layer"]) != [str(k) for k in layers]:
-        raise ArgumentError(f"{arguments.json}: results of another policy or other layers than {list(layers)}")
-    return record
+    record: dict[str, Any] = {
+        "benchmark": "exit_layer",
+        "policy": policy.name,
+        "policy_sha256": digest,
+        "layers_of_backbone": policy.mini.num_layers,
+        "exit_layer": policy.exit_layer,
+        "layers": list(layers),
+    }
+    if set(arguments.measure) == set(MEASURES) or not arguments.json.is_file():
+        return record
+    found: dict[str, Any] = json.loads(arguments.json.read_text())
+    wrong = [field for field in ("benchmark", "policy_sha256", "layers") if found.get(field) != record[field]]
+    if wrong:
+        raise ArgumentError(
+            f"{arguments.json}: expected {wrong[0]} {record[wrong[0]]}, got {found.get(wrong[0])}; give another --json"
+        )
+    return found
 
 
 def candidate(policy: Policy, exit_layer: int, seed: int = 0) -> Policy:
@@ -250,7 +269,7 @@ def measure_times(policy: Policy, layers: Sequence[int], arguments: argparse.Nam
     """
     torch.set_num_threads(arguments.threads)
     observations = _observations(arguments.data, 8)
-    engines = {0: RSDInferenceEngine(policy, "baseline")}
+    engines = {0: RSDInferenceEngine(candidate(policy, policy.exit_layer), "baseline")}
     engines |= {k: RSDInferenceEngine(candidate(policy, k), "speculative") for k in layers}
     taken: dict[int, list[float]] = {k: [] for k in engines}
     for index in range(WARM_UP + arguments.chunks):
@@ -311,6 +330,9 @@ def section(path: Path, plots: Path) -> str:
     record = json.loads(path.read_text())
     if record.get("benchmark") != "exit_layer":
         raise ArgumentError(f"{path}: expected a file of benchmarks.exit_layer")
+    missing = [measure for measure in MEASURES if measure not in record]
+    if missing:
+        raise ArgumentError(f"{path}: expected {' and '.join(MEASURES)}; run with --measure {missing[0]} too")
     name = shipped_name(record["policy_sha256"]) or record["policy"]
     plot = plots / "exit_layer.png"
     figure(record).savefig(plot, dpi=110, metadata={"Software": None})

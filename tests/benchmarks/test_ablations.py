@@ -148,6 +148,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     assert (row["successes"], row["episodes"], row["difference"]) == (3, 4, 0.0)
     assert cells(row)[5:] == ["50.0 %", "20.0 %", "60.0 %", "50.0", "30.0"]
     assert found["all suites", "baseline"]["episodes"] == 5
+    assert ("all suites", "gated:0.1") not in found, "it was run in one of them"
     assert found["libero_goal", "levels:2"]["difference"] == -1.0, "over the one episode that both have"
     assert merged.not_available == {"gated:0.02": "too strict"} and len(merged.commands) == 2
     for plot in plot_all(merged, tmp_path, "ablations"):

@@ -11,6 +11,7 @@ import torch
 from benchmarks import exit_layer
 from benchmarks.exit_layer import candidate, fit, judge
 from rsd_policy.checkpoints.loading import save_policy
+from rsd_policy.errors import ArgumentError
 from rsd_policy.training.dataset import to_frames
 from rsd_policy.training.trainer import TrainConfig
 from sim_bridge.demonstrations import write_demonstration
@@ -47,20 +48,23 @@ def test_command_writes_what_it_found_and_takes_times_anew(tmp_path: Path, capsy
     common = ["--policy", str(checkpoint), "--data", str(data), "--device", "cpu", "--chunks", "2", "--json", str(path)]
     assert exit_layer.main([*common, "--layers", "9"]) == 2
     assert "expected 1 .. 3" in capsys.readouterr().err
-    assert exit_layer.main([*common, "--layers", "1,2", "--time-only"]) == 2
     learning = ["--layers", "1,2", "--steps", "2", "--batch-size", "4", "--held-out", "0.5"]
+    assert exit_layer.main([*common, *learning, "--measure", "acceptance"]) == 0
+    assert "need --measure times too" in capsys.readouterr().out and not path.with_suffix(".png").exists()
+    with pytest.raises(ArgumentError, match="--measure times"):
+        exit_layer.section(path, tmp_path)
     assert exit_layer.main([*common, *learning]) == 0
     first = json.loads(path.read_text())
     assert list(first["acceptance"]["per_layer"]) == list(first["times"]["draft_chunk_ms"]) == ["1", "2"]
     assert (first["acceptance"]["training_episodes"], first["acceptance"]["held_out_episodes"]) == (2, 2)
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert exit_layer.main([*common, "--layers", "1,2", "--time-only", "--chunks", "3"]) == 0
+    assert exit_layer.main([*common, "--layers", "1,2", "--measure", "times", "--chunks", "3"]) == 0
     second = json.loads(path.read_text())
     assert second["acceptance"] == first["acceptance"] and second["times"]["chunks"] == 3
     plots = tmp_path / "results"
     plots.mkdir()
     text = exit_layer.section(path, plots)
     assert "(results/exit_layer.png)" in text and (plots / "exit_layer.png").is_file()
-    assert "| 2 (the checkpoint's) |" in text and "--steps 2" in text and "--time-only" in text
-    assert exit_layer.main([*common, "--layers", "1-3", "--time-only"]) == 2
-    assert "other layers" in capsys.readouterr().err
+    assert "| 2 (the checkpoint's) |" in text and "--steps 2" in text and "--measure times" in text
+    assert exit_layer.main([*common, "--layers", "1-3", "--measure", "times"]) == 2
+    assert "expected layers [1, 2, 3], got [1, 2]" in capsys.readouterr().err
