@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,14 @@ def rows(ablations: Ablations) -> list[dict[str, Any]]:
     For all suites together only variants that were run in each of them.
     """
     texts = sorted({outcome.variant for outcome in ablations.outcomes}, key=order)
-    single = len({outcome.suite for outcome in ablations.outcomes})
-    return [
+    found = [
         _row(suite, text, mine, ablations.of(suite, "baseline"))
         for suite in ablations.suites()
         for text in texts
-        if (mine := ablations.of(suite, text)) and (suite != ALL or len({o.suite for o in mine}) == single)
+        if (mine := ablations.of(suite, text))
     ]
+    run_in = Counter(row["variant"] for row in found if row["suite"] != ALL)
+    return [row for row in found if row["suite"] != ALL or run_in[row["variant"]] == max(run_in.values())]
 
 
 def _row(suite: str, text: str, mine: Sequence[Outcome], baseline: Sequence[Outcome]) -> dict[str, Any]:
