@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rsd_policy import __version__
 from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
 from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, save_policy, write_json
+from rsd_policy.checkpoints.manifest import MANIFEST
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
 from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
@@ -102,8 +103,10 @@ def main(argv: list[str]) -> int:
         state = arguments.out / "training-state.pt"
 
         def snapshot(step: int, averaged: Policy) -> None:
-            averaged.name = f"{arguments.out.name}-{step:06d}"
-            save_policy(arguments.out / f"step-{step:06d}", averaged)
+            directory = arguments.out / f"step-{step:06d}"
+            # There already when a run was ended after it and before the next saved state.
+            if not (directory / MANIFEST).exists():
+                save_policy(directory, averaged)
 
         policy = train(policy, frames, held_out_frames, config, device, state, report, team, snapshot)
     team.leave()
