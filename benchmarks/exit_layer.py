@@ -2,8 +2,8 @@
 
 The checkpoint's backbone and main head stay as they are. For each k a draft of the checkpoint's own architecture, with
 the layers that refine the slots for it, is trained anew on the states after layer k-1, with the loss of `rsd train`
-(labels, and the main head's probabilities), all of them on the same batches. It is accepted as the engine does it: as a
-whole chunk within the tolerance of the main head's, here on held-out episodes. The joint training of `rsd train` also fits
+(labels, and the main head's probabilities), all of them on the same batches. A draft counts as accepted when its whole
+chunk is within the tolerance of the main head's, on held-out episodes. The joint training of `rsd train` also fits
 layers 0 .. k-1 to the draft, for the checkpoint's own k alone: the figures of this benchmark compare with each other
 only, and its own k has an advantage.
 
