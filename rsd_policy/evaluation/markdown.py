@@ -7,6 +7,7 @@ from typing import Any
 
 from rsd_policy.evaluation.runs import Run
 from rsd_policy.evaluation.tables import percent
+from rsd_policy.settings import SHARED
 
 RESULT_COLUMNS = (
     "mode", "success", "rate", "95 % interval", "minus baseline, points", "inference ms: mean", "p50", "p95",
@@ -55,9 +56,12 @@ def setting(run: Run) -> str:
     transport = "over ROS" if config.ros else "in process"
     workers = hardware["workers"]
     shared = f", {workers} workers at once (their latencies share the machine)" if workers > 1 else ""
+    others = [f"{s.name} {getattr(config, s.name)}" for s in SHARED if getattr(config, s.name) != s.default]
+    others += [f"norm key {config.norm_key}"] if config.norm_key else []
     return (
         f"{machine}; policy on {config.device or 'the CPU'}; {transport}, {config.clock}{shared}; "
         f"canonical initial states 0..{config.num_trials - 1}, seed {config.seed}"
+        + "".join(f"; {other}" for other in others)
     )
 
 

@@ -13,7 +13,7 @@ from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
 from rsd_policy.evaluation.summary import summarise
-from rsd_policy.settings import MODES
+from rsd_policy.settings import MODES, SHARED
 
 BASELINE = "baseline"
 
@@ -53,10 +53,12 @@ class Run:
         return self.config.command(self.summary["hardware"]["workers"])
 
     def setting(self) -> Setting:
-        """What has to agree for runs to stand in one table: all but the mode and the checkpoint's calibration."""
+        """What has to agree for runs to stand in one table: all but mode, alpha and the checkpoint's calibration."""
         config, hardware = self.config, self.summary["hardware"]
         machine = tuple(hardware[key] for key in ("cpu", "cores", "device", "gpu", "workers"))
-        return (config.suite, Path(config.policy).name, config.clock, config.ros, config.seed, *machine)
+        shared = tuple(getattr(config, setting.name) for setting in SHARED)
+        policy = (Path(config.policy).name, config.norm_key)
+        return (config.suite, *policy, config.clock, config.ros, config.seed, *shared, *machine)
 
 
 def load_runs(directories: Iterable[Path]) -> list[list[Run]]:

@@ -88,6 +88,18 @@ def test_runs_of_other_settings_are_not_compared(
     assert next(line for line in page.read_text().splitlines() if line.startswith("| speculative")).endswith("| - |")
 
 
+def test_runs_that_execute_other_steps_are_not_compared(
+    runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
+) -> None:
+    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=1, mode="gated", ros=False, execute_steps=4)
+    with open_run(config, "four") as store:
+        store.record(make_result(config.episodes()[0]))
+    page = tmp_path / "results.md"
+    assert results.main([str(runs[1]), str(store.directory), "--out", str(page)]) == 0
+    assert page.read_text().count("## libero_object, policy mini") == 2
+    assert "seed 0; execute_steps 4." in page.read_text()
+
+
 def test_a_directory_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main([str(tmp_path), "--out", str(tmp_path / "results.md")]) == 2
     assert "holds no results" in capsys.readouterr().err
