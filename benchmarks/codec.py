@@ -57,11 +57,11 @@ PEERS = {
 }
 """Peer -> names of its points; of several settings the best counts."""
 
-RATES = {
-    "bits": "fixed rate",
-    "entropy": "entropy",
-    "entropy_given_previous": "entropy, given the position before",
-}
+RATES = {"bits": "fixed rate", "coded": "entropy coded"}
+"""What counts as a codec's bits a chunk: attribute of a point -> name."""
+
+UNITS = {"mm": "rms_mm", "rad": "rms_rad", "all axes": "rms_units"}
+"""Errors that are compared. 0.1 action units are 5 mm or 0.05 rad, the bar of L0-L2 for both."""
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=Path("out/codec.json"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--without-residual-fsq", action="store_true", help="leave vector-quantize-pytorch out")
     arguments = parser.parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         episodes = read_actions(arguments.data) if arguments.data else load_sample()
         fit, test = (_thinned(valid_chunks(half, HORIZON)) for half in (episodes[0::2], episodes[1::2]))
@@ -119,11 +119,11 @@ def measure(halves: Halves, with_residual_fsq: bool) -> list[Point]:
     """
     powers = tuple(3**level for level in range(1, 9))
     jobs: list[Callable[[], list[Point]]] = [
-        lambda: peers.rfsq(halves, 3, 8, OURS),
-        lambda: peers.rfsq(halves, 5, 5, "RFSQ, 5 bins"),
-        lambda: peers.rfsq(halves, 7, 4, "RFSQ, 7 bins"),
-        lambda: peers.uniform(halves, tuple(sorted({*powers, 8, 64, 256, 1024}))),
-        lambda: peers.dct_rounding(halves),
+        lambda: peers.coded(peers.rfsq(halves, 3, 8, OURS)),
+        lambda: [setting.point for setting in peers.rfsq(halves, 5, 5, "RFSQ, 5 bins")],
+        lambda: [setting.point for setting in peers.rfsq(halves, 7, 4, "RFSQ, 7 bins")],
+        lambda: peers.coded(peers.uniform(halves, tuple(sorted({*powers, 8, 64, 256, 1024})))),
+        lambda: peers.coded(peers.dct_rounding(halves)),
         lambda: peers.dct_rfsq(halves),
         lambda: peers.spline_rounding(halves, 6),
     ]
@@ -136,39 +136,39 @@ def compare(points: Sequence[Point], rate: str) -> list[dict[str, Any]]:
     """Each prefix of levels against every peer at the same number of bits.
 
     Args:
-        rate: which of a point's three rates counts.
+        rate: which of a point's rates counts.
 
     Returns:
-        One row per prefix: levels, bits, and per codec `{"mm", "rad"}`, RMS; a peer that is not measured at so few or
-        so many bits has None.
+        One row per prefix: levels, bits, and per codec the RMS errors of UNITS; a peer that is not measured at so few
+        or so many bits has None.
     """
     rows = []
     for own in (point for point in points if point.codec == OURS):
         bits = getattr(own, rate)
         row: dict[str, Any] = {"levels": own.setting, "bits": bits}
-        row[OURS] = {"mm": own.error.rms_mm, "rad": own.error.rms_rad}
+        row[OURS] = {unit: getattr(own.error, name) for unit, name in UNITS.items()}
         for peer, names in PEERS.items():
             curves = [[p for p in points if p.codec == name] for name in names]
             row[peer] = {
-                unit: min(
-                    (e for c in curves if (e := _error_at(c, rate, f"rms_{unit}", bits)) is not None), default=None
-                )
-                for unit in ("mm", "rad")
+                unit: min((e for c in curves if (e := _error_at(c, rate, name, bits)) is not None), default=None)
+                for unit, name in UNITS.items()
             }
         rows.append(row)
     return rows
 
 
 def comparison_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """RMS errors at equal bits, mm and rad; a peer's is bold where it is smaller."""
-    table = Table(title=f"RMS error (mm, rad) at equal bits a chunk: {title}", title_justify="left")
+    """RMS errors at equal bits; a peer's is bold where it is smaller."""
+    table = Table(
+        title=f"RMS error (mm, rad, all axes in action units) at equal bits a chunk: {title}", title_justify="left"
+    )
     for heading in ("levels", "bits", OURS, *PEERS):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = [row["levels"], f"{row['bits']:.0f}"]
         for codec in (OURS, *PEERS):
             texts = []
-            for unit, digits in (("mm", 4), ("rad", 5)):
+            for unit, digits in (("mm", 4), ("rad", 5), ("all axes", 5)):
                 value = row[codec][unit]
                 text = "-" if value is None else f"{value:.{digits}f}"
                 texts.append(f"[bold]{text}[/]" if value is not None and value < row[OURS][unit] else text)
@@ -198,32 +198,36 @@ def judge(errors: Sequence[Any], still: Any, comparison: dict[str, list[dict[str
         ),
     ]
     for rate, rows in comparison.items():
-        for peer in PEERS:
-            ratios = {
-                f"{row['levels']} {unit}": row[OURS][unit] / row[peer][unit]
-                for row in rows
-                for unit in ("mm", "rad")
-                if row[peer][unit] is not None
-            }
-            if not ratios:
-                continue
-            worse = {place: ratio for place, ratio in ratios.items() if ratio > 1.0}
-            line = f"{RATES[rate]}, against {peer}: no worse at {len(ratios) - len(worse)} of {len(ratios)} places"
-            if worse:
-                place = max(worse, key=lambda key: worse[key])
-                line += f"; most at {place}, {worse[place]:.2f} times its error"
-            verdicts.append((line, not worse))
+        verdicts += [verdict for peer in PEERS if (verdict := _against(peer, rate, rows)) is not None]
     return verdicts
+
+
+def _against(peer: str, rate: str, rows: Sequence[dict[str, Any]]) -> tuple[str, bool] | None:
+    """The bar "at equal bits per chunk, error no worse" for one peer; None where it was not measured."""
+    parts, met = [], True
+    for unit in UNITS:
+        ratios = {row["levels"]: row[OURS][unit] / row[peer][unit] for row in rows if row[peer][unit] is not None}
+        worse = {levels: ratio for levels, ratio in ratios.items() if ratio > 1.0}
+        if not ratios:
+            return None
+        part = f"{unit} {len(ratios) - len(worse)}/{len(ratios)}"
+        if worse:
+            part += f" (worse at {', '.join(f'{levels} x{ratio:.2f}' for levels, ratio in worse.items())})"
+        parts.append(part)
+        met &= not worse
+    return f"{RATES[rate]}, no worse than {peer}: {'; '.join(parts)}", met
 
 
 def _error_at(curve: Sequence[Point], rate: str, error: str, bits: float) -> float | None:
     """Error of a codec at a number of bits: its best points, joined by straight lines in log error."""
     best: list[tuple[float, float]] = []
-    for x, y in sorted((getattr(point, rate), getattr(point.error, error)) for point in curve):
+    measured = [(getattr(point, rate), getattr(point.error, error)) for point in curve]
+    measured = [(x, y) for x, y in measured if x is not None]
+    for x, y in sorted(measured):
         if not best or y < best[-1][1]:
             best.append((x, y))
     # Equal up to rounding counts as equal.
-    if not best or bits < best[0][0] - 1e-6 or bits > max(getattr(point, rate) for point in curve) + 1e-6:
+    if not best or bits < best[0][0] - 1e-6 or bits > max(x for x, _ in measured) + 1e-6:
         return None
     x, y = zip(*best, strict=True)
     return float(np.exp(np.interp(bits, x, np.log(y))))

@@ -7,7 +7,7 @@ by the same limits, have the gripper exact at one bit a step, and count bits for
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from scipy.fft import dct, idct
 from scipy.interpolate import BSpline
 
+from benchmarks.codec_coder import Symbols, coded_bits
 from benchmarks.codec_dct_levels import DCTLevels
-from benchmarks.codec_entropy import cross_entropy
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import ChunkError, chunk_error
 from rsd_policy.codec.rfsq import GRIPPER
 
 ROUNDING_STEPS = tuple(2.0 * 10 ** (-k / 6) for k in range(26))
 """Steps of scale-and-round in units of the limit: 2 down to 1e-4."""
+
+CODED_STEPS = 24
+"""So many of the steps, from the coarsest on, are entropy coded: they reach beyond the bits of L0-L7."""
 
 RANGE_MARGINS = (1.0, 1.5)
 """Range of a coefficient's fixed-rate code over the largest in the fitting half."""
@@ -40,17 +43,36 @@ class Point:
     Attributes:
         codec, setting: names.
         bits: at a fixed rate, log2 of the number of values of each symbol.
-        entropy: bits with an ideal entropy coder, each symbol given its own coarser digits (codec_entropy).
-        entropy_given_previous: the same, also given the position before.
+        coded: bits with the entropy coder of codec_coder; None for a setting that is compared at a fixed rate only.
         error: on the measured half.
     """
 
     codec: str
     setting: str
     bits: float
-    entropy: float
-    entropy_given_previous: float
+    coded: float | None
     error: ChunkError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point before its symbols are coded; without symbols it is not to be."""
+
+    point: Point
+    symbols: Symbols | None
+
+
+def coded(settings: list[Setting]) -> list[Point]:
+    """Points of one codec, its symbols coded by one coder for all settings."""
+    rates = [setting.symbols for setting in settings if setting.symbols is not None]
+    bits = iter(coded_bits(rates) if rates else [])
+    return [
+        setting.point
+        if setting.symbols is None
+        # The gripper is not among the symbols: one bit a step.
+        else replace(setting.point, coded=next(bits) + setting.symbols.test.shape[1])
+        for setting in settings
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,64 +93,66 @@ class Halves:
         """Arm actions in units of the limit, saturated at 1."""
         return np.clip(chunks[..., :GRIPPER] / self.limit, -1.0, 1.0)
 
-    def point(
-        self,
-        codec: str,
-        setting: str,
-        symbols: tuple[NDArray[np.int64], NDArray[np.int64]],
-        cells: NDArray[np.int64],
-        decoded: NDArray[np.float64],
-        bits: float | None = None,
-    ) -> Point:
-        """Measure symbols (fit, test) of `cells` [T, D] values each, and what they decode to in units of the limit."""
-        gripper = self.test.shape[1]
-        fixed = float(np.log2(cells).sum()) if bits is None else bits
+    def point(self, codec: str, setting: str, cells: NDArray[np.int64], decoded: NDArray[np.float64]) -> Point:
+        """Measure what symbols of `cells` [T, D] values each decode to, in units of the limit."""
         actions = np.clip(decoded, -1.0, 1.0) * self.limit
-        return Point(
-            codec,
-            setting,
-            fixed + gripper,
-            cross_entropy(*symbols, cells, given_previous=False) + gripper,
-            cross_entropy(*symbols, cells, given_previous=True) + gripper,
-            chunk_error(actions, self.test[..., :GRIPPER]),
-        )
+        error = chunk_error(actions, self.test[..., :GRIPPER])
+        return Point(codec, setting, float(np.log2(cells).sum()) + self.test.shape[1], None, error)
 
 
-def rfsq(halves: Halves, bins: int, levels: int, name: str) -> list[Point]:
+def rfsq(halves: Halves, bins: int, levels: int, name: str) -> list[Setting]:
     """RFSQCodec, one point per prefix of levels."""
     codec = RFSQCodec.fit(torch.from_numpy(halves.fit), levels, bins)
     tokens = [codec.encode(torch.from_numpy(half)).numpy()[..., :GRIPPER] for half in (halves.fit, halves.test)]
     decoded = codec.encode(torch.from_numpy(halves.test))
-    points = []
+    settings = []
     for used in range(1, levels + 1):
         weights = bins ** np.arange(used - 1, -1, -1)
         fit, test = (np.tensordot(weights, half[:used], axes=1) for half in tokens)
         actions = codec.decode(decoded[:used]).numpy()[..., :GRIPPER] / halves.limit
         cells = np.full(fit.shape[1:], bins**used)
-        points.append(halves.point(name, prefix_name(used), (fit, test), cells, actions))
-    return points
+        # Cells beyond that of the limit exist in the grid, but no action is encoded there.
+        step = np.broadcast_to(codec.widths[used - 1, :GRIPPER].numpy() / halves.limit, cells.shape)
+        unused = np.maximum(0, (cells - 1) // 2 - np.round(1.0 / step).astype(np.int64))
+        symbols = Symbols(fit - unused, test - unused, cells - 2 * unused, step)
+        settings.append(Setting(halves.point(name, prefix_name(used), cells, actions), symbols))
+    return settings
 
 
-def uniform(halves: Halves, counts: tuple[int, ...]) -> list[Point]:
+def uniform(halves: Halves, counts: tuple[int, ...]) -> list[Setting]:
     """Uniform binning of each value over its range, decoded to the middle of the bin (OpenVLA: 256 bins).
 
     OpenVLA's range ends at the 1 % and 99 % quantiles and cuts off the rest; here it ends at the limit and errs less.
     """
-    points = []
+    settings = []
     for count in counts:
         fit, test = (
             np.clip(np.floor((halves.unit(half) + 1.0) / 2.0 * count), 0, count - 1).astype(np.int64)
             for half in (halves.fit, halves.test)
         )
         cells = np.full(fit.shape[1:], count)
-        points.append(halves.point("uniform bins", f"{count}", (fit, test), cells, (test + 0.5) / count * 2.0 - 1.0))
-    return points
+        symbols = Symbols(fit, test, cells, np.full(cells.shape, 2.0 / count))
+        settings.append(Setting(halves.point("uniform bins", f"{count}", cells, symbols.values(test)), symbols))
+    return settings
 
 
-def dct_rounding(halves: Halves) -> list[Point]:
+def dct_rounding(halves: Halves) -> list[Setting]:
     """Orthonormal DCT-II over the horizon, scale and round (the idea of FAST, Pertsch et al., 2025)."""
     fit, test = (dct(halves.unit(half), axis=1, norm="ortho") for half in (halves.fit, halves.test))
-    return _rounded(halves, "DCT + rounding", fit, test, lambda c: idct(c, axis=1, norm="ortho"))
+
+    def inverse(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        chunks: NDArray[np.float64] = idct(coefficients, axis=1, norm="ortho")
+        return chunks
+
+    settings = [Setting(point, None) for point in _rounded(halves, "DCT + rounding", fit, test, inverse)]
+    for step in ROUNDING_STEPS[:CODED_STEPS]:
+        # No coefficient of a chunk within the limits is larger: nothing is cut off.
+        half = np.full(fit.shape[1:], np.round(np.sqrt(fit.shape[1]) / step)).astype(np.int64)
+        codes = [np.round(x / step).astype(np.int64) for x in (fit, test)]
+        symbols = Symbols(codes[0] + half, codes[1] + half, 2 * half + 1, np.full(half.shape, step))
+        point = halves.point("DCT + rounding", f"step {step:.2g}", symbols.cells, inverse(codes[1] * step))
+        settings.append(Setting(point, symbols))
+    return settings
 
 
 def spline_rounding(halves: Halves, controls: int) -> list[Point]:
@@ -144,21 +168,13 @@ def spline_rounding(halves: Halves, controls: int) -> list[Point]:
 
 def dct_rfsq(halves: Halves) -> list[Point]:
     """DCTLevels, one point per prefix of levels."""
-    fit, test = (halves.unit(half) for half in (halves.fit, halves.test))
-    codec = DCTLevels(fit)
-    tokens = [codec.encode(side) for side in (fit, test)]
+    codec = DCTLevels(halves.unit(halves.fit))
+    tokens = codec.encode(halves.unit(halves.test))
     points = []
     for used in range(1, codec.levels + 1):
         # Digits that carry nothing are left out of the number: a coefficient has bins ** (its active levels) values.
         cells = codec.bins ** codec.active[:used].sum(axis=0)
-        numbers = []
-        for side in tokens:
-            number = np.zeros(side.shape[1:], dtype=np.int64)
-            for digit, active in zip(side[:used], codec.active, strict=False):
-                number = np.where(active, number * codec.bins + digit, number)
-            numbers.append(number)
-        decoded = codec.decode(tokens[1][:used])
-        points.append(halves.point("DCT + RFSQ", prefix_name(used), (numbers[0], numbers[1]), cells, decoded))
+        points.append(halves.point("DCT + RFSQ", prefix_name(used), cells, codec.decode(tokens[:used])))
     return points
 
 
@@ -174,9 +190,8 @@ def _rounded(
     for step in ROUNDING_STEPS:
         for margin in RANGE_MARGINS:
             half = np.round(np.abs(fit).max(axis=0) * margin / step)
-            codes = [np.clip(np.round(x / step), -half, half) for x in (fit, test)]
-            shifted = ((codes[0] + half).astype(np.int64), (codes[1] + half).astype(np.int64))
+            codes = np.clip(np.round(test / step), -half, half)
             cells = (2 * half + 1).astype(np.int64)
             setting = f"step {step:.2g}, range x{margin}"
-            points.append(halves.point(name, setting, shifted, cells, inverse(codes[1] * step)))
+            points.append(halves.point(name, setting, cells, inverse(codes * step)))
     return points

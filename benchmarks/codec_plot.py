@@ -38,7 +38,11 @@ def plot(points: Sequence[Point], rates: Mapping[str, str], path: Path) -> None:
         for column, (rate, title) in enumerate(rates.items()):
             panel = axes[row][column]
             for name, style in STYLE.items():
-                own = sorted((getattr(p, rate), getattr(p.error, error)) for p in points if p.codec == name)
+                own = sorted(
+                    (bits, getattr(p.error, error))
+                    for p in points
+                    if p.codec == name and (bits := getattr(p, rate)) is not None
+                )
                 best = [(x, y) for i, (x, y) in enumerate(own) if all(y < z for _, z in own[:i])]
                 if best:
                     panel.plot(*zip(*best, strict=True), label=name, markersize=5, **style)

@@ -14,7 +14,8 @@ import torch
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from benchmarks.codec_peers import Halves, Point, prefix_name
+from benchmarks.codec_coder import Symbols
+from benchmarks.codec_peers import Halves, Point, Setting, coded, prefix_name
 from rsd_policy.errors import SetupError
 
 ARM = 6
@@ -100,12 +101,14 @@ def _points(halves: Halves, name: str, quantizer: Any, fit: Tensor, test: Tensor
     sides = [_codes(quantizer, side) for side in (fit, test)]
     scales = quantizer.scales.view(LEVELS, 1, 1, ARM)
     digits = [torch.round(side / scales).long().numpy() + BINS // 2 for side in sides]
-    points = []
+    settings = []
     for used in range(1, LEVELS + 1):
         weights = BINS ** np.arange(used - 1, -1, -1)
-        symbols = tuple(np.tensordot(weights, side[:used], axes=1) for side in digits)
+        numbers = [np.tensordot(weights, side[:used], axes=1) for side in digits]
         with torch.no_grad():
             decoded = decoder(sides[1][:used].sum(0)).double().numpy()
-        cells = np.full(symbols[0].shape[1:], BINS**used)
-        points.append(halves.point(name, prefix_name(used), (symbols[0], symbols[1]), cells, decoded))
-    return points
+        cells = np.full(numbers[0].shape[1:], BINS**used)
+        step = np.broadcast_to(scales[used - 1, 0, 0].double().numpy(), cells.shape)
+        symbols = Symbols(numbers[0], numbers[1], cells, step)
+        settings.append(Setting(halves.point(name, prefix_name(used), cells, decoded), symbols))
+    return coded(settings)

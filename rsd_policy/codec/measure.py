@@ -30,6 +30,11 @@ class ChunkError:
     p95_rad: float
     max_rad: float
 
+    @property
+    def rms_units(self) -> float:
+        """RMS over all six axes, action units."""
+        return float(np.hypot(self.rms_mm / MM_PER_UNIT, self.rms_rad / RAD_PER_UNIT) / np.sqrt(2.0))
+
 
 def chunk_error(decoded: NDArray[np.floating], actions: NDArray[np.floating]) -> ChunkError:
     """Compare decoded with true actions.
