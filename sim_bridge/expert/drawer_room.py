@@ -1,4 +1,4 @@
-"""Where in an open drawer there is room for an object and for the hand that lets go of it."""
+"""Where there is room for an object: in an open drawer, or beside what already stands on the table."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ ENOUGH = 0.012
 
 FOOT = 0.03
 """What is no higher than this over the drawer's floor is no obstacle: a bowl is narrow at its foot, m."""
+
+EDGE = 0.008
+"""What is no higher than this over the table is no obstacle, m."""
 
 REACH = 0.2
 """Obstacles within this distance of the middle count, m."""
@@ -50,6 +53,25 @@ def place_in_drawer(scene: Scene, goal: Goal, floor: float, site: Array, angle: 
         hand = grasping.clearance(np.append(centre + site[:2], site[2]), angle, obstacles)
         rooms.append(round(min(ENOUGH, around, hand), 3))
     return np.array(SHIFTS[int(np.argmax(rooms))])
+
+
+def place_on_table(scene: Scene, goal: Goal, floor: float, half: float) -> Array:
+    """[2], where in a region of the table the held object has room, m from the region's middle.
+
+    Args:
+        floor: height of the table, m. half: half the extent of the part of the region that may be used, m.
+    """
+    shifts = SHIFTS[np.abs(SHIFTS).max(axis=1) <= half + 1e-6]
+    position, points, obstacles = (
+        scene.position(goal.target),
+        scene.points(goal.target),
+        scene.obstacle_points(goal.target),
+    )
+    radius = float(np.linalg.norm(points[:, :2] - position[:2], axis=1).max())
+    obstacles = obstacles[obstacles[:, 2] > floor + EDGE, :2]
+    centre = scene.place_position(goal)[:2]
+    rooms = [float(np.linalg.norm(obstacles - centre - shift, axis=1).min(initial=1.0)) - radius for shift in shifts]
+    return np.array(shifts[int(np.argmax(np.round(np.minimum(rooms, ENOUGH), 3)))])
 
 
 def suited_to_drawer(grasps: list[Grasp], outwards: Array) -> list[Grasp]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_bridge.expert import grasp as grasping
-from sim_bridge.expert.drawer_room import place_in_drawer, suited_to_drawer
+from sim_bridge.expert.drawer_room import place_in_drawer, place_on_table, suited_to_drawer
 from sim_bridge.expert.grasp import Grasp
 from sim_bridge.expert.heights import HeightMap, along, overhang
 from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
@@ -44,6 +44,9 @@ CENTRED = 0.025
 SHARED_MARGIN, SHARED_ROOM = 0.015, 0.08
 """How far inside its border an object goes in a region that two objects share; and the distance to other objects from
 which on a side of it is free, m."""
+
+REGION_BELOW = 0.04
+"""Regions of a table lie up to 0.027 m below its top (in the living room); no other support is so near above, m."""
 
 LOW = 0.018
 """Height above the place's up to which an object is set down rather than dropped, m; 8 mm of it are aimed too deep."""
@@ -211,7 +214,7 @@ class PickPlace:
         container = scene.place_points(goal)
         near = container[np.linalg.norm(container[:, :2] - place[:2], axis=1) < 0.03]
         if goal.predicate == "on":
-            floor = float(near[:, 2].max()) if len(near) else scene.support_height(float(place[2]) + 0.02)
+            floor = float(near[:, 2].max()) if len(near) else scene.support_height(float(place[2]) + REGION_BELOW)
             # aim 8 mm too deep: the object must touch
             return self._spot(scene), floor + self._below - 0.008
         inside = near[near[:, 2] < place[2]]
@@ -226,6 +229,10 @@ class PickPlace:
     def _spot(self, scene: Scene) -> Array:
         """[2], where in a region the object goes, m from its centre: two that share it take a side each."""
         half = scene.place_half_size(self.goal)
+        if not self.goal.shared and scene.on_table(self.goal):
+            place = scene.place_position(self.goal)
+            floor = scene.support_height(float(place[2]) + REGION_BELOW)
+            return place_on_table(scene, self.goal, floor, max(0.0, half - SHARED_MARGIN))
         if not self.goal.shared or self.goal.predicate != "on" or half < SHARED_MARGIN:
             return np.zeros(2)
         sides = [np.array([half - SHARED_MARGIN, 0.0]), np.array([SHARED_MARGIN - half, 0.0])]

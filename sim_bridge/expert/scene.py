@@ -263,7 +263,8 @@ class Scene:
                 # nothing goes into a closed drawer
                 opened = bool(self._raw._eval_predicate(["open", goal.place])) or fulfilled
                 result.append((Goal("open", goal.place, ""), opened))
-        return sorted(result, key=lambda entry: ORDER.index(entry[0].predicate))
+        # what goes on the table goes first: the hand that sets it down would hit what already stands beside its place
+        return sorted(result, key=lambda entry: (ORDER.index(entry[0].predicate), not self.on_table(entry[0])))
 
     def is_drawer(self, region: str) -> bool:
         """The region is the inside of a drawer."""

@@ -168,6 +168,14 @@ def test_bowl_goes_into_the_drawer_which_is_then_pushed_shut() -> None:
         assert expert.skill.goal.predicate == "close" and expert.phase == "push"
 
 
+def test_sets_down_beside_a_plate_that_stands_near_the_place() -> None:
+    with LiberoEnv("libero_10", 6, render=False) as env:
+        env.reset(None, seed=3002)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        assert run(env, expert, 200)
+
+
 def test_lid_is_gripped_where_the_object_is_too_wide() -> None:
     grid = np.linspace(-0.04, 0.04, 17)
     body = np.array([[x, y, z] for x in grid for y in grid for z in np.linspace(0, 0.13, 14)])
