@@ -24,7 +24,7 @@ from rsd_policy.codec.rfsq import GRIPPER
 ROUNDING_STEPS = tuple(2.0 * 10 ** (-k / 6) for k in range(26))
 """Steps of scale-and-round in units of the limit: 2 down to 1e-4."""
 
-CODED_STEPS = 24
+CODED_STEPS = 22
 """So many of the steps, from the coarsest on, are entropy coded: they reach beyond the bits of L0-L7."""
 
 RANGE_MARGINS = (1.0, 1.5)

@@ -19,8 +19,9 @@ from benchmarks.codec_peers import Halves, Point, Setting, coded, prefix_name
 from rsd_policy.errors import SetupError
 
 ARM = 6
-LEVELS = 8
 BINS = 3
+LEVELS = 9
+"""One more than RFSQ has, so that it is measured at as many bits when they are entropy coded."""
 
 
 def residual_fsq(halves: Halves, steps: int = 1500) -> list[Point]:
@@ -42,7 +43,8 @@ def residual_fsq(halves: Halves, steps: int = 1500) -> list[Point]:
     plain = _points(halves, "ResidualFSQ, steps", quantizer, fit, test, nn.Identity())
     encoder, decoder = _learn(quantizer, fit, steps)
     with torch.no_grad():
-        return plain + _points(halves, "ResidualFSQ, learned", quantizer, encoder(fit), encoder(test), decoder)
+        fit, test = encoder(fit), encoder(test)
+    return plain + _points(halves, "ResidualFSQ, learned", quantizer, fit, test, decoder)
 
 
 class _ChunkMap(nn.Module):

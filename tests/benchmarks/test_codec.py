@@ -21,6 +21,7 @@ from benchmarks.codec import compare, main
 from benchmarks.codec_coder import ContextCoder, Symbols, coded_bits, regression
 from benchmarks.codec_dct_levels import DCTLevels
 from benchmarks.codec_peers import Halves, Point, rfsq, uniform
+from benchmarks.codec_residual_fsq import residual_fsq
 from rsd_policy.codec.measure import ChunkError
 
 
@@ -124,6 +125,18 @@ def test_every_prefix_of_the_dct_levels_errs_less_and_quiet_digits_say_nothing()
     assert all(after < before / 1.6 for before, after in pairwise(errors))
     quiet = ~np.broadcast_to(codec.active[:, None], tokens.shape)
     assert quiet[0].any() and (tokens[quiet] == codec.half).all()
+
+
+def test_residual_fsq_without_maps_has_cells_four_thirds_as_wide_as_rfsqs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first level has centres at the limits and 0, RFSQ's grid ends at 9/8 of the limits."""
+    monkeypatch.setattr(codec_coder, "STEPS", 3)
+    halves = Halves.of(chunks(300, 0), chunks(300, 1))
+    points = residual_fsq(halves, steps=3)
+    assert [p.codec for p in points] == ["ResidualFSQ, steps"] * 9 + ["ResidualFSQ, learned"] * 9
+    assert all(p.coded is not None and 8 < p.coded < 2 * p.bits for p in points)
+    own = [setting.point for setting in rfsq(halves, 3, 8, "RFSQ")]
+    fine = points[4].error.rms_mm / own[4].error.rms_mm
+    assert points[4].bits == pytest.approx(own[4].bits) and 1.2 < fine < 1.5
 
 
 def test_uniform_bins_as_many_as_cells_take_the_same_bits_as_rfsq() -> None:
