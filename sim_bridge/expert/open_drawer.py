@@ -31,9 +31,12 @@ PULL = 0.06
 """How far ahead of the hand the pull aims, m."""
 
 
-UPRIGHT, FREE = 0.9, 0.1
-"""A hand whose palm points down by less than this (cosine) is still level from opening a drawer; nearer to the handle
-than FREE, m, it is still around the bar."""
+RISE = 0.05
+"""A hand lower than this below the handle's height approaches it more slowly, m; from twice this on it only rises."""
+
+TOWARDS, FREE = 0.44, 0.1
+"""A hand whose palm points towards the drawer by more than this (cosine) is still level from opening it; nearer to the
+handle than FREE, m, it is still around the bar."""
 
 
 class OpenDrawer:
@@ -72,6 +75,10 @@ class OpenDrawer:
             self.phase = "approach"
         error = GAIN * (goal - ahead(scene)) / METRES_PER_UNIT
         rotation = TURN_GAIN * turn / RADIANS_PER_UNIT
+        if self.phase == "approach":
+            # a hand that has just set something down beside the drawer rises first
+            risen = np.clip(2.0 - (goal[2] - hand[2]) / RISE, 0.0, 1.0)
+            error[:2], rotation = risen * error[:2], risen * rotation
         return action(
             error / max(1.0, float(np.abs(error).max())), rotation / max(1.0, float(np.abs(rotation).max())), gripper
         )
@@ -81,9 +88,9 @@ class OpenDrawer:
         return True
 
 
-def withdrawing(scene: Scene) -> bool:
+def withdrawing(scene: Scene, region: str) -> bool:
     """The hand is level: it must leave the handle and turn its palm down before it does anything else."""
-    return bool(-scene.hand_rotation()[2, 2] < UPRIGHT)
+    return bool(-scene.hand_rotation()[:, 2] @ scene.handle(region)[1] > TOWARDS)
 
 
 def withdraw(scene: Scene, region: str) -> Array:

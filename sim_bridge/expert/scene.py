@@ -35,7 +35,7 @@ class Goal:
     """One thing that a task asks for.
 
     Attributes:
-        predicate: one of `ORDER`.
+        predicate: one of `ORDER`, or "aside": the target is to leave room for opening the drawer of the region `place`.
         target: name of the object to move; of the fixture to turn on; of the region of the drawer to open
             or close.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
@@ -282,6 +282,13 @@ class Scene:
         reach = points @ outwards
         bar = points[reach > reach.max() - HANDLE_THICKNESS]
         return (bar.max(axis=0) + bar.min(axis=0)) / 2, outwards
+
+    def drawer_travel(self, region: str) -> Array:
+        """[3], how far the drawer of a region may still be pulled out, m."""
+        joint = self._model.joint(self._raw.object_sites_dict[region].joints[0])
+        end = joint.range[int(np.argmax(np.abs(joint.range)))]
+        left: Array = self._data.xaxis[joint.id] * (end - self._data.qpos[joint.qposadr[0]])
+        return left
 
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:

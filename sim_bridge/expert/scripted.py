@@ -13,6 +13,7 @@ from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.open_drawer import OpenDrawer, withdraw, withdrawing
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Goal, Scene
+from sim_bridge.expert.set_aside import SetAside, in_the_way
 from sim_bridge.expert.turn_knob import TurnKnob
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ Skill = PickPlace | TurnKnob | Drag | OpenDrawer | CloseDrawer
 def _skill(scene: Scene, goal: Goal) -> Skill:
     if goal.predicate == "open":
         return OpenDrawer(scene, goal)
+    if goal.predicate == "aside":
+        return SetAside(scene, goal)
     if goal.predicate == "close":
         return CloseDrawer(scene, goal)
     if goal.predicate == "turnon":
@@ -124,13 +127,17 @@ class ScriptedExpert:
     def _opened_drawer(self, scene: Scene) -> str | None:
         """Region of a drawer that the hand has just opened and still has to leave."""
         goal = self._skill.goal
-        if isinstance(self._skill, OpenDrawer | CloseDrawer) or scene.held(goal.target) or not withdrawing(scene):
+        if isinstance(self._skill, OpenDrawer | CloseDrawer) or scene.held(goal.target):
             return None
-        return next((other.target for other, _ in scene.goals() if other.predicate == "open"), None)
+        drawers = [other.target for other, _ in scene.goals() if other.predicate == "open"]
+        return next((drawer for drawer in drawers if withdrawing(scene, drawer)), None)
 
     @staticmethod
     def _next_goal(scene: Scene) -> Goal:
         """The first goal that is not fulfilled; one whose object is in the hand comes before the others."""
         goals = scene.goals()
         left = [goal for goal, fulfilled in goals if not fulfilled] or [goals[-1][0]]
+        covered = [goal for goal in left if left[0].predicate == "open" and goal.place == left[0].target]
+        if covered and in_the_way(scene, covered[0]):
+            return Goal("aside", covered[0].target, covered[0].place)
         return next((goal for goal in left if goal.predicate != "close" and scene.held(goal.target)), left[0])

@@ -159,6 +159,22 @@ def test_takes_over_level_at_the_handle_of_a_drawer() -> None:
         assert run(env, second, 60)
 
 
+def test_bowl_that_the_open_drawer_would_cover_is_set_aside_before() -> None:
+    with LiberoEnv("libero_goal", 3, render=False) as env:
+        env.reset(None, seed=3000)
+        expert = ScriptedExpert(env)
+        expert.reset()
+        order = [expert.skill.goal.predicate]
+        for _ in range(250):
+            if env.step(expert.act(), render=False):
+                break
+            if order[-1] != expert.skill.goal.predicate:
+                order.append(expert.skill.goal.predicate)
+        else:
+            pytest.fail("expected success within 250 control steps")
+        assert order == ["aside", "open", "in"]
+
+
 def test_bowl_goes_into_the_drawer_which_is_then_pushed_shut() -> None:
     with LiberoEnv("libero_10", 3, render=False) as env:
         env.reset(None, seed=3001)
