@@ -30,6 +30,13 @@ from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
 FAILED_SUFFIX = ".failed.json"
 
+LEAD = 10
+"""Seeds by which a task may be ahead of the one that is furthest behind before its workers turn to that one.
+
+A worker stays with a task, because a change costs it a new environment (seconds), but not for as long as the task has
+seeds: a collection that is ended by the clock would then hold nothing of the tasks that no worker began with.
+"""
+
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -175,7 +182,7 @@ def _next_result(results: Any, processes: Sequence[Any]) -> Outcome:
 
 
 def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results: Any, index: int) -> None:
-    """A worker process: takes seeds, staying with one task (one environment) for as long as it has open seeds."""
+    """A worker process: takes seeds, staying with one task (one environment) for as long as `_take` lets it."""
     from sim_bridge.drive import drive
     from sim_bridge.libero_env import LiberoEnv
 
@@ -220,18 +227,34 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
 
 
 def _take(config: CollectConfig, todo: dict[int, list[int]], taken: Any, task: int) -> tuple[int, int] | None:
-    """The next (task, seed): of `task` while it has any, else of the task with most left."""
+    """The next (task, seed), and None when all are taken: see `next_task`."""
     with taken.get_lock():
-        left = [len(todo[t]) - taken[i] for i, t in enumerate(config.tasks)]
-        position = config.tasks.index(task)
-        if left[position] <= 0:
-            position = int(np.argmax(left))
-        if left[position] <= 0:
+        following = next_task(config.tasks, [len(todo[t]) for t in config.tasks], list(taken), task)
+        if following is None:
             return None
-        task = config.tasks[position]
+        task = following
+        position = config.tasks.index(task)
         seed = todo[task][taken[position]]
         taken[position] += 1
         return task, seed
+
+
+def next_task(tasks: Sequence[int], seeds: Sequence[int], taken: Sequence[int], current: int) -> int | None:
+    """The current task, until it has no seed left or is LEAD seeds ahead of another; then the one furthest behind.
+
+    Args:
+        tasks: of the collection. seeds, taken: of each task, how many were open at the start and have been taken since.
+        current: the worker's task.
+
+    Returns:
+        a task with an open seed, or None when there is none.
+    """
+    open_tasks = [i for i in range(len(tasks)) if taken[i] < seeds[i]]
+    if not open_tasks:
+        return None
+    position, behind = tasks.index(current), min(open_tasks, key=lambda i: taken[i])
+    stays = position in open_tasks and taken[position] < taken[behind] + LEAD
+    return current if stays else tasks[behind]
 
 
 def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> None:

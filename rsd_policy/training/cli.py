@@ -31,7 +31,7 @@ from rsd_policy.training.trainer import Progress as TrainProgress
 from rsd_policy.training.trainer import TrainConfig, Validation, train
 from rsd_policy.training.validate import accuracy, predict
 from sim_bridge.demonstrations import Demonstration
-from sim_bridge.libero_assets import SUITES
+from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
 STARTED = "training-started.json"
 """What a training begins with, in its output directory."""
@@ -151,8 +151,10 @@ def _policy(
 def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) -> Policy:
     every_action = np.concatenate([e.actions for e in training])
     state = np.concatenate([e.proprio for e in training])
-    instructions = {e.instruction for e in training}
-    sentences = [text for instruction in instructions for text in wordings(instruction, WORDINGS, 0)]
+    # Of every task of LIBERO, also of those without demonstrations: a later run may bring some.
+    instructions = {task_spec(suite, task).instruction for suite in SUITES for task in range(num_tasks(suite))}
+    instructions |= {e.instruction for e in training}
+    sentences = [text for instruction in sorted(instructions) for text in wordings(instruction, WORDINGS, 0)]
     vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
     sizes = MiniConfig(
         num_layers=arguments.layers,
