@@ -56,7 +56,10 @@ class Team:
                 )
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        if device.type == "cuda":
+            distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        else:
+            distributed.init_process_group("gloo", timeout=PATIENCE)
         return cls(distributed.get_rank(), size), device
 
     @property
