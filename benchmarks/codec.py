@@ -71,6 +71,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=Path("out/codec.json"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--without-residual-fsq", action="store_true", help="leave vector-quantize-pytorch out")
     arguments = parser.parse_args(argv)
+    # Threads on tensors this small wait for each other longer than they compute.
+    torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         episodes = read_actions(arguments.data) if arguments.data else load_sample()
