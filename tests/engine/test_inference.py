@@ -65,7 +65,7 @@ def test_open_gate_skips_all_but_the_first_chunk_and_audits_every_nth() -> None:
 
 def test_totals_add_up_over_skipped_verified_and_audited_chunks() -> None:
     policy = small_policy(acceptance={"threshold": 0.3, "tolerance": [2.0] * 6})
-    gate = Gate(0.6, alpha=1.0, steps=8, gripper_rule=False)  # random weights score on both sides of 0.6
+    gate = Gate(0.95, alpha=1.0, steps=8, gripper_rule=False)  # random weights score on both sides of 0.95
     engine = RSDInferenceEngine(policy, "gated", gate=gate, audit_every=2)
     chunks = [engine.infer(observation) for observation in observations(16)]
     totals = engine.totals
