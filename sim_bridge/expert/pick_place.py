@@ -249,7 +249,12 @@ class PickPlace:
         return float(np.linalg.norm(error)) < 0.02 and scene.position(self.goal.target)[2] < low
 
     def lowered(self, scene: Scene) -> bool:
-        """The object is so low over its place that it may be let go as soon as its goal is fulfilled."""
+        """The object is so low over its place that it may be let go as soon as its goal is fulfilled.
+
+        Never before it is carried: its place is planned then. A hand that closes on an object may hold it earlier.
+        """
+        if self.phase not in ("carry", "release"):
+            return False
         return bool(scene.position(self.goal.target)[2] < self._place_height + LOW)
 
     def _carry(self, scene: Scene) -> Array:

@@ -11,6 +11,7 @@ from rsd_policy.errors import SimulationError
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.expert.grasp import candidates
 from sim_bridge.expert.heights import HeightMap, overhang
+from sim_bridge.expert.scene import Scene
 from sim_bridge.libero_env import LiberoEnv
 
 
@@ -98,6 +99,17 @@ def test_takes_over_with_the_object_in_hand(bowls: LiberoEnv) -> None:
     second.reset()
     assert second.phase == "carry"
     assert run(bowls, second, 100)
+
+
+def test_may_not_let_go_before_it_carries(bowls: LiberoEnv) -> None:
+    """A hand that closes on an object whose goal something else has just fulfilled ended a collection's worker."""
+    bowls.reset(2)
+    expert = ScriptedExpert(bowls)
+    expert.reset()
+    assert expert.phase == "approach"
+    scene = Scene(bowls.raw)
+    scene.refresh()
+    assert not expert.skill.lowered(scene)
 
 
 def test_takes_over_with_the_hand_low_and_elsewhere(bowls: LiberoEnv) -> None:
