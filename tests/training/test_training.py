@@ -11,7 +11,7 @@ import torch
 from rsd_policy.backbones.mini import WordTokenizer
 from rsd_policy.errors import RSDError
 from rsd_policy.training.augment import augment_images
-from rsd_policy.training.dataset import Demonstrations, load_demonstrations, to_frames
+from rsd_policy.training.dataset import Demonstrations, held_out_rows, load_demonstrations, to_frames
 from rsd_policy.training.log import TrainingLog
 from rsd_policy.training.paraphrase import wordings
 from rsd_policy.training.trainer import Progress, TrainConfig, Validation, distillation_loss, train
@@ -77,13 +77,21 @@ def test_files_are_read_back_and_split_by_episode(tmp_path: Path) -> None:
     for seed in range(10):
         write_demonstration(tmp_path, episode(seed), trace(episode(seed)))
     training, held_out = load_demonstrations(tmp_path, held_out=0.2)
-    assert len(training) == 8 and len(held_out) == 2
+    assert len(training) + len(held_out) == 10 and 0 < len(held_out) < 6
     again = load_demonstrations(tmp_path, held_out=0.2)[1]
     assert [e.seed for e in again] == [e.seed for e in held_out]
     assert np.array_equal(training[0].images, episode(training[0].seed).images)
     (tmp_path / "broken.hdf5").write_bytes(b"not a file")
     with pytest.raises(RSDError, match=r"broken\.hdf5"):
         load_demonstrations(tmp_path, held_out=0.2)
+
+
+def test_an_episode_stays_held_out_when_others_are_added() -> None:
+    names = [f"libero_spatial {task} {seed}" for task in range(10) for seed in range(100)]
+    few, many = held_out_rows(names[::7], 0.1), held_out_rows(names, 0.1)
+    assert {names[::7][i] for i in few} == {names[i] for i in many} & set(names[::7])
+    assert 0.06 < len(many) / len(names) < 0.14
+    assert len(held_out_rows(names[:2], 1e-9)) == 1
 
 
 def test_augmentation_without_strength_is_the_identity() -> None:
