@@ -13,10 +13,10 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -24,11 +24,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rsd_policy.errors import EpisodeError, RSDError
-from rsd_policy.exit_status import DONE, INTERRUPTED, exit_status
+from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, exit_status
 from sim_bridge.demonstrations import demonstration_path, write_demonstration
 from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
+if TYPE_CHECKING:  # both import what workers must import after they have chosen an OpenGL back end
+    from rsd_policy.engine.inference import RSDInferenceEngine
+    from sim_bridge.libero_env import LiberoEnv
+
 FAILED_SUFFIX = ".failed.json"
+
+BROKEN_IN_A_ROW = 3
+"""Errors after which a worker gives up: what meets every seed is no bad luck."""
 
 LEAD = 10
 """Seeds by which a task may be ahead of the one that is furthest behind before its workers turn to that one.
@@ -64,13 +71,19 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one seed; a demonstration was written when it succeeded."""
+    """Result of one seed; a demonstration was written when it succeeded.
+
+    Attributes:
+        phase: the expert's last phase, or the error that ended the attempt.
+        broken: it ended with an error. No note is kept: the same command tries the seed again.
+    """
 
     task: int
     seed: int
     success: bool
     steps: int
     phase: str
+    broken: bool = False
 
 
 def failed_path(config: CollectConfig, task: int, seed: int) -> Path:
@@ -105,7 +118,12 @@ def main(argv: list[str]) -> int:
         print("rsd collect: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     _report(config, outcomes, seconds)
-    return DONE
+    broken = [o for o in outcomes if o.broken]
+    for o in broken:
+        print(f"rsd collect: task {o.task}, seed {o.seed}: {o.phase}", file=sys.stderr)
+    if broken:
+        print(f"rsd collect: {len(broken)} seeds met an error; the same command tries them again", file=sys.stderr)
+    return NOT_RUN if broken else DONE
 
 
 def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:
@@ -183,39 +201,26 @@ def _next_result(results: Any, processes: Sequence[Any]) -> Outcome:
 
 def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results: Any, index: int) -> None:
     """A worker process: takes seeds, staying with one task (one environment) for as long as `_take` lets it."""
-    from sim_bridge.drive import drive
     from sim_bridge.libero_env import LiberoEnv
 
     env: LiberoEnv | None = None
+
+    def attempt(task: int, seed: int) -> Outcome:
+        nonlocal env
+        if env is None or env.task != task:
+            if env is not None:
+                env.close()
+            env = LiberoEnv(config.suite, task)
+        return _attempt(config, env, engine, seed)
+
     try:
         engine = None
         if config.policy is not None:
-            from sim_bridge.takeover import PolicyPilot, load_engine
+            from sim_bridge.takeover import load_engine
 
             engine = load_engine(config.policy, config.device)
-        task = config.tasks[index % len(config.tasks)]
-        while (job := _take(config, todo, taken, task)) is not None:
-            task, seed = job
-            if env is None or env.task != task:
-                if env is not None:
-                    env.close()
-                env = LiberoEnv(config.suite, task)
-            driven = drive(
-                env,
-                seed,
-                noise=config.noise,
-                image_size=config.image_size,
-                every=config.every,
-                pilot=None if engine is None else PolicyPilot(engine, seed, env.max_steps),
-            )
-            outcome = Outcome(task, seed, driven.success, driven.steps, driven.phase)
-            if driven.demonstration is not None and driven.trace is not None:
-                write_demonstration(config.out, driven.demonstration, driven.trace)
-            else:
-                note = failed_path(config, task, seed)
-                note.parent.mkdir(parents=True, exist_ok=True)
-                note.write_text(json.dumps(asdict(outcome)))
-            results.put(outcome)
+        first = config.tasks[index % len(config.tasks)]
+        run_seeds(lambda task: _take(config, todo, taken, first if task is None else task), attempt, results.put)
     except KeyboardInterrupt:
         return
     except Exception as error:  # whatever happened goes to the parent, which ends the run
@@ -224,6 +229,57 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
     finally:
         if env is not None:
             env.close()
+
+
+def run_seeds(
+    take: Callable[[int | None], tuple[int, int] | None],
+    attempt: Callable[[int, int], Outcome],
+    report: Callable[[Outcome], object],
+) -> None:
+    """Attempt seeds until there is none left. An error costs its seed; BROKEN_IN_A_ROW errors end the worker.
+
+    A long collection should not be lost with one odd state of the simulator; a fault that every seed meets should not
+    be met a thousand times.
+
+    Args:
+        take: gives the next (task, seed) after a seed of the given task (None at first), None when there is none.
+        attempt: drives one. report: told every outcome.
+    """
+    broken = 0
+    task: int | None = None
+    while (job := take(task)) is not None:
+        task, seed = job
+        try:
+            outcome = attempt(task, seed)
+            broken = 0
+        except Exception as error:
+            broken += 1
+            if broken == BROKEN_IN_A_ROW:
+                raise
+            outcome = Outcome(task, seed, False, 0, f"{type(error).__name__}: {error}", broken=True)
+        report(outcome)
+
+
+def _attempt(config: CollectConfig, env: LiberoEnv, engine: RSDInferenceEngine | None, seed: int) -> Outcome:
+    from sim_bridge.drive import drive
+    from sim_bridge.takeover import PolicyPilot
+
+    driven = drive(
+        env,
+        seed,
+        noise=config.noise,
+        image_size=config.image_size,
+        every=config.every,
+        pilot=None if engine is None else PolicyPilot(engine, seed, env.max_steps),
+    )
+    outcome = Outcome(env.task, seed, driven.success, driven.steps, driven.phase)
+    if driven.demonstration is not None and driven.trace is not None:
+        write_demonstration(config.out, driven.demonstration, driven.trace)
+    else:
+        note = failed_path(config, env.task, seed)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(asdict(outcome)))
+    return outcome
 
 
 def _take(config: CollectConfig, todo: dict[int, list[int]], taken: Any, task: int) -> tuple[int, int] | None:
