@@ -33,16 +33,22 @@ def motion(steps: int) -> list[NDArray[np.float64]]:
 def plain_episode(init_state: int | None, actions: list[NDArray[np.float64]], *, render: bool) -> list[dict[str, Any]]:
     """The published protocol with LIBERO's own classes; one record per observation, the first after the wait steps.
 
-    Without `init_state`, the state of a plain reset with another start of the arm takes its place.
+    Without `init_state`, the state of a plain reset with another start of the arm takes its place, laid over the
+    fixtures of another plain reset.
     """
     envs = import_libero()
     spec = task_spec(SUITE, TASK)
-    if render:
-        env = envs.OffScreenRenderEnv(bddl_file_name=str(spec.bddl_file), camera_heights=256, camera_widths=256)
-    else:
-        env = envs.env_wrapper.ControlEnv(
+
+    def fresh() -> Any:
+        if render:
+            return envs.OffScreenRenderEnv(bddl_file_name=str(spec.bddl_file), camera_heights=256, camera_widths=256)
+        return envs.env_wrapper.ControlEnv(
             bddl_file_name=str(spec.bddl_file), has_offscreen_renderer=False, use_camera_obs=False
         )
+
+    # Only the first reset of an environment is that of the published evaluations: later ones draw more numbers.
+    env: Any = fresh()
+    again: Any = fresh() if init_state is None else None
     before = np.random.get_state()
     env.seed(0)
     env.reset()
@@ -51,6 +57,9 @@ def plain_episode(init_state: int | None, actions: list[NDArray[np.float64]], *,
     else:
         state = env.get_sim_state()
         state[1:8] += np.random.normal(0.0, ARM_START_STD, 7)  # the time comes first, then the arm
+        env.close()
+        env = again
+        env.reset()  # draws the fixtures anew
     np.random.set_state(before)
     env.set_init_state(state)
     for _ in range(WAIT_STEPS):
