@@ -76,7 +76,8 @@ def test_trained_heads_make_a_policy_that_says_what_the_demonstrations_say(tmp_p
     out = run(tmp_path, "--steps", "150", "--batch-size", "16", "--held-out", "0.3", "--head-width", "32")
     manifest = json.loads((out / "manifest.json").read_text())
     figures = manifest["accuracy"]
-    assert figures["frames"] == 12 and manifest["provenance"]["data"]["training_episodes"] == 4
+    training = manifest["provenance"]["data"]["training_episodes"]
+    assert 0 < training < 6 and figures["frames"] == 6 * (6 - training)
     # one of three digits is right by chance
     assert np.mean(figures["head_teacher_forced_per_level"]) > 0.9
     assert np.mean(figures["draft_teacher_forced_per_level"]) > 0.85
