@@ -155,6 +155,13 @@ class ConvStem(nn.Module):
         return self.layers(image).flatten(2).transpose(1, 2)
 
 
+def _start_at_zero(*layers: nn.Linear) -> None:
+    """Let the residual branches that end in these layers begin as the identity."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 class Block(nn.Module):
     """Pre-norm transformer layer, bidirectional attention, residual branches initialised at zero."""
 
@@ -167,9 +174,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        for last in (self.out, self.down):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        _start_at_zero(self.out, self.down)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, length, width = x.shape
@@ -194,9 +199,7 @@ class SlotReader(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        for last in (self.out, self.down):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        _start_at_zero(self.out, self.down)
 
     def forward(self, slots: Tensor, sequence: Tensor) -> Tensor:
         batch, count, width = slots.shape
