@@ -22,6 +22,7 @@ from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, sa
 from rsd_policy.checkpoints.manifest import MANIFEST
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
+from rsd_policy.errors import RSDError
 from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
 from rsd_policy.training.log import TrainingLog
 from rsd_policy.training.paraphrase import wordings
@@ -35,6 +36,9 @@ from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
 STARTED = "training-started.json"
 """What a training begins with, in its output directory."""
+
+STATE = "training-state.pt"
+"""What a training is continued from, in its output directory."""
 
 TOLERANCE = [0.1] * 6
 """5 mm and 0.05 rad per step in units of robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
@@ -100,7 +104,7 @@ def main(argv: list[str]) -> int:
                 print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {main}  draft {draft}")
 
         held_out_frames = to_frames(held_out, tokenizer, policy.horizon)
-        state = arguments.out / "training-state.pt"
+        state = arguments.out / STATE
 
         def snapshot(step: int, averaged: Policy) -> None:
             directory = arguments.out / f"step-{step:06d}"
@@ -131,10 +135,13 @@ def _policy(
     more of them, and its weights have been trained with these.
     """
     path = arguments.out / STARTED
-    begun = json.loads(path.read_text()) if path.is_file() else None
+    # Without a saved state there is nothing to go on with: weights would be drawn anew, and not alike in all processes.
+    begun = json.loads(path.read_text()) if (arguments.out / STATE).is_file() and path.is_file() else None
     runs = begun["runs"] if begun else []
     if begun:
         policy = build_policy(arguments.out.name, begun["manifest"])
+        if not arguments.init:
+            _check_sizes(arguments, policy)
     elif arguments.init:
         policy = load_policy(arguments.init)
         policy.name = arguments.out.name
@@ -146,6 +153,22 @@ def _policy(
     if team.leads:
         write_json(path, {"manifest": policy.manifest, "runs": runs})
     return policy, runs
+
+
+def _check_sizes(arguments: argparse.Namespace, policy: Policy) -> None:
+    config = policy.mini.config
+    begun = {
+        "--layers": config.num_layers,
+        "--wrist-grid": config.grids[1],
+        "--exit-readers": config.exit_readers,
+        "--exit-layer": policy.exit_layer,
+    }
+    asked = {name: getattr(arguments, name[2:].replace("-", "_")) for name in begun}
+    if asked != begun:
+        raise RSDError(
+            f"{arguments.out}: holds a training begun with {begun}, asked for {asked}; give the same sizes to go on "
+            "with it, or another --out"
+        )
 
 
 def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) -> Policy:
