@@ -211,7 +211,13 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
             if env is not None:
                 env.close()
             env = LiberoEnv(config.suite, task)
-        return _attempt(config, env, engine, seed)
+        try:
+            return _attempt(config, env, engine, seed)
+        except Exception:
+            # whatever state the error left the simulator in is not that of the next seed
+            env.close()
+            env = None
+            raise
 
     try:
         engine = None
