@@ -8,7 +8,7 @@ two-layer text transformer and pooled by learned queries, so that a paraphrase i
 index. Attention is bidirectional. Residual branches start at zero.
 
 The draft does not read the slots after layer k as they are: `exit_readers` layers in which only the slots ask, of the
-whole sequence, refine them first. Such a layer has a fifth of the operations of a full one.
+whole sequence, refine them first. Such a layer has a quarter of the operations of a full one.
 """
 
 from __future__ import annotations
