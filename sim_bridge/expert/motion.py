@@ -33,6 +33,13 @@ SLOPE = 0.7
 MARGIN = 0.015
 """Height kept above obstacles in transit, m."""
 
+HEADROOM = 0.045
+"""The same for an open hand on its way to a grasp, m: one that has just let something go leaves it straight upwards
+until its tips are 20 mm clear, one that arrives comes down from there. A policy that imitates it is up to 10 mm off."""
+
+YIELD = (0.005, 0.025)
+"""Heights lacking from which on the hand moves sideways more slowly, and not at all, m."""
+
 
 def ahead(scene: Scene) -> Array:
     """[3], where the hand will be in a moment if it goes on as it does."""
@@ -61,14 +68,18 @@ def travel(error: Array, height: float, required: Array, s: Array, turn: Array, 
         turn: [3], rotation still to do, rad.
     """
     wanted = float(required.max())
-    lacking = float(np.max(required - SLOPE * s)) - height
-    go = np.clip(1.0 - (lacking - 0.005) / 0.02, 0.0, 1.0)
     planar = GAIN * error / METRES_PER_UNIT
-    planar = go * planar / max(1.0, float(np.abs(planar).max()))
+    planar = _free(float(np.max(required - SLOPE * s)) - height) * planar / max(1.0, float(np.abs(planar).max()))
     vertical = GAIN * (wanted - height) / METRES_PER_UNIT
     rotation = TURN_GAIN * turn / RADIANS_PER_UNIT
-    rotation = rotation / max(1.0, float(np.abs(rotation).max()))
+    # fingers around something that was let go would turn it, or push it over
+    rotation = _free(float(required[0]) - height) * rotation / max(1.0, float(np.abs(rotation).max()))
     return action(np.append(planar, vertical), rotation, gripper)
+
+
+def _free(lacking: float) -> float:
+    """Share of its speed that a hand keeps which is so much (m) too low."""
+    return float(np.clip((YIELD[1] - lacking) / (YIELD[1] - YIELD[0]), 0.0, 1.0))
 
 
 STRAIGHT, BENT = -0.09, -0.7

@@ -9,7 +9,7 @@ from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.drawer_room import place_in_drawer, place_on_table, suited_to_drawer
 from sim_bridge.expert.grasp import Grasp
 from sim_bridge.expert.heights import HeightMap, along, overhang
-from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
+from sim_bridge.expert.motion import CLOSE, HEADROOM, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
 from sim_bridge.expert.scene import Goal, Scene
 
 Array = NDArray[np.float64]
@@ -176,7 +176,7 @@ class PickPlace:
         astride = hand[2] - grasping.TIP_BELOW < self._target_top
         aligned = distance < ALIGNED * (1.5 if astride else 1.0) and np.linalg.norm(turn) < (0.3 if astride else 0.15)
         path, s = along(hand[:2], site[:2])
-        required = self._hand_map.at(path) + grasping.TIP_BELOW + MARGIN
+        required = self._hand_map.at(path) + grasping.TIP_BELOW + HEADROOM
         if aligned and scene.finger_opening() > FINGERS_OPEN:
             required[:] = site[2]
         planned = ahead(scene)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.heights import HeightMap, along
-from sim_bridge.expert.motion import CLOSE, MARGIN, OPEN, ahead, finger_angle, hold, travel, turn_to
+from sim_bridge.expert.motion import CLOSE, HEADROOM, OPEN, ahead, finger_angle, hold, travel, turn_to
 from sim_bridge.expert.pick_place import ALIGNED, FINGERS_OPEN
 from sim_bridge.expert.scene import Goal, Scene
 
@@ -63,7 +63,7 @@ class TurnKnob:
             return hold(scene, site, turn, CLOSE)
         self.phase = "approach"
         path, s = along(hand[:2], site[:2])
-        required = self._hand_map.at(path) + grasping.TIP_BELOW + MARGIN
+        required = self._hand_map.at(path) + grasping.TIP_BELOW + HEADROOM
         aligned = distance < ALIGNED * (1.5 if low else 1.0) and np.linalg.norm(turn) < (0.3 if low else 0.15)
         if aligned and opening > FINGERS_OPEN:
             required[:] = site[2]
