@@ -192,7 +192,7 @@ def check_decoder(policy: str) -> Finding:
         tokens = codec.encode(actions)
         if not torch.equal(codec.encode(codec.decode(tokens)), tokens):
             raise SetupError("decoded tokens encode to others; fetch the checkpoint again")
-        return f"loaded: {codec.levels} levels of {codec.bins} bins, {loaded.horizon} steps"
+        return f"loaded: {codec.levels} levels of {'/'.join(map(str, codec.bins))} bins, {loaded.horizon} steps"
 
     return _loaded("RFSQ decoder", policy, describe)
 

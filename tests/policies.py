@@ -10,6 +10,8 @@ from rsd_policy.backbones.mini import MiniConfig
 from rsd_policy.checkpoints.loading import Policy, build_policy
 
 WORDS = ("bowl", "pick", "plate", "the", "up")
+SCALE = [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0]
+"""Half-range of the codec per degree of freedom, action units."""
 
 
 def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
@@ -40,7 +42,7 @@ def small_manifest(**changes: object) -> dict[str, object]:
         vocabulary=WORDS,
     )
     return {
-        "format_version": 1,
+        "format_version": 2,
         "architecture": {
             "backbone": "mini",
             "mini": config.to_manifest(),
@@ -48,7 +50,7 @@ def small_manifest(**changes: object) -> dict[str, object]:
             "draft": {"width": 16, "num_layers": 0},
             "deviation": {"width": 16},
         },
-        "codec": {"scale": [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0], "levels": 8, "bins": 3},
+        "codec": {"scale": SCALE, "limit": SCALE, "bins": [9, 3, 3, 3, 3, 3, 3, 3]},
         "proprio": {"mean": [0.0] * 8, "std": [1.0] * 8},
         "exit_layer": 2,
         "acceptance": {"threshold": 0.7, "tolerance": [0.1] * 6},

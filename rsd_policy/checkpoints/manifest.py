@@ -15,7 +15,7 @@ from typing import Any
 
 from rsd_policy.errors import CheckpointError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REQUIRED = (
     "format_version",

@@ -70,7 +70,7 @@ def _description(directory: Path, manifest: dict[str, Any]) -> str:
     return (
         f"A policy of rsd_policy: backbone {backbone}{layers}, {sum(map(parameters, files)) / 1e6:.1f} million "
         f"parameters in {len(files)} file{'s'[: len(files) > 1]} of {size:.1f} MiB, draft after layer "
-        f"{manifest['exit_layer']}, {manifest['codec']['levels']} residual levels, gate {gate}.\n\n"
+        f"{manifest['exit_layer']}, {len(manifest['codec']['bins'])} residual levels, gate {gate}.\n\n"
         f"Use it with `./rsd eval --policy {directory.name}`, or in Python with `load_policy`. "
         "This page is written by `./rsd export` from the manifest and from recorded results."
     )

@@ -1,18 +1,18 @@
 """Residual finite scalar quantisation (RFSQ) of action chunks with constant, fitted conditioning.
 
 Each degree of freedom d has a fitted limit m_d and a grid of half-range s_d >= m_d. Level l splits what the levels
-before it left over into `bins` equal cells of width
+before it left over into B_l equal cells of width
 
-    w[l, d] = 2 * s_d / bins ** (l + 1)
+    w[l, d] = 2 * s_d / (B_0 B_1 ... B_l)
 
-`bins` is odd, so cells nest: the digits q[0], q[1], ... in -(bins - 1) / 2 .. (bins - 1) / 2 are the balanced digits in
-base `bins` of one integer n, the number of the finest cell, and an action is n * w[levels - 1, d]. The sum of
+Every B_l is odd, so cells nest: the digits q[l] in -(B_l - 1) / 2 .. (B_l - 1) / 2 are the balanced digits in the mixed
+base B_0, B_1, ... of one integer n, the number of the finest cell, and an action is n * w[levels - 1, d]. The sum of
 q[l] * w[l, d] over any prefix of levels is the centre of the cell which that prefix names, so every prefix decodes. The
 widths are constants of the model, never statistics of the sample: tokens alone decode exactly. (Finite scalar
 quantisation: Mentzer et al., 2023; the study behind bins and grid: docs/codec.md.)
 
-A grid that ends at the limit (s = m) wastes nothing on values in between; one with s = m / (1 - bins^-2) makes the
-limits centres of cells from L1 on, so that an axis at full speed, as a quarter of all translations are, is exact and
+A grid that ends at the limit (s = m) wastes nothing on values in between; one with s = m / (1 - 1 / B_0) makes the
+limits centres of cells, so that an axis at full speed, as a quarter of all translations are, is exact from L0 on and
 its finer digits are 0. `fit` takes for each degree of freedom the one that errs less on the data.
 
 The gripper is binary and has a treatment of its own: one bit per step, carried by L0 (lowest cell: open, highest:
@@ -22,6 +22,9 @@ close); its other digits are always 0 and carry nothing.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -39,6 +42,9 @@ FINEST = 2**23
 LEAST_LIMIT = 0.02
 """Action units; the limit of a degree of freedom that never moves in the data, so that it still has cells."""
 
+BINS = (9, 3, 3, 3, 3, 3, 3, 3)
+"""Cells of L0 to L7. Nine at first, so that L0 alone errs no more than its peers at equal coded bits and the draft's
+L0-L2 have an error of their own of at most a seventh of the tolerance (docs/codec.md)."""
 
 HEADROOM = 1.5
 """Limit over the largest magnitude in the data: between two sets of 30 episodes of the same tasks the largest rotation
@@ -50,45 +56,45 @@ class RFSQCodec:
 
     Args:
         scale: [7], half-range s of the grid per degree of freedom, action units. The gripper's is not used.
-        levels: number of residual levels.
-        bins: cells per level, odd, so that zero motion is a cell centre.
+        bins: cells of each residual level, odd, so that zero motion is a cell centre.
         limit: [7], largest magnitude m that is encoded or decoded, at most the scale; None: the scale itself.
 
     Raises:
         CheckpointError: constants that are not of this form.
     """
 
-    def __init__(self, scale: Tensor, levels: int = 8, bins: int = 3, limit: Tensor | None = None) -> None:
-        if levels < 1:
-            raise CheckpointError(f"codec levels: expected at least 1, got {levels}")
-        if bins < 3 or bins % 2 == 0 or bins**levels > FINEST:
+    def __init__(self, scale: Tensor, bins: Sequence[int] = BINS, limit: Tensor | None = None) -> None:
+        self.bins = tuple(bins)
+        if not self.bins or any(count < 3 or count % 2 == 0 for count in self.bins) or math.prod(self.bins) > FINEST:
             raise CheckpointError(
-                f"codec bins: expected an odd number of at least 3 with bins ** levels <= {FINEST}, "
-                f"got {bins} and {levels} levels"
+                "codec bins: expected one odd number of at least 3 for each level, with a product of at most "
+                f"{FINEST}, got {list(self.bins)}"
             )
         self.scale = _constants("scale", scale)
         self.limit = self.scale.clone() if limit is None else _constants("limit", limit)
         if not bool((self.limit <= self.scale).all()):
             raise CheckpointError(f"codec limit: expected at most {self.scale.tolist()}, got {self.limit.tolist()}")
-        self.levels = levels
-        self.bins = bins
-        self.half = (bins - 1) // 2
-        powers = torch.tensor([float(bins) ** -(level + 1) for level in range(levels)], dtype=torch.float64)
-        self.widths = 2.0 * powers[:, None] * self.scale[None, :]
+        self.levels = len(self.bins)
+        self.cells = tuple(accumulate(self.bins, operator.mul))
+        """Cells of a degree of freedom that each prefix of levels tells apart."""
+        self.widths = 2.0 * self.scale[None, :] / torch.tensor(self.cells, dtype=torch.float64)[:, None]
         """[levels, 7] cell width per level and degree of freedom, action units."""
-        self.places = torch.tensor([bins ** (levels - 1 - level) for level in range(levels)])
+        self.places = torch.tensor([self.cells[-1] // count for count in self.cells])
         """[levels], what a digit counts for in the number of the finest cell."""
-        self._copies: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-        self.carries = torch.ones(levels, ACTION_DIM, dtype=torch.bool)
+        self.half = torch.tensor([(count - 1) // 2 for count in self.bins])
+        """[levels], the token of a digit 0."""
+        self._copies: dict[torch.device, tuple[Tensor, ...]] = {}
+        self.carries = torch.ones(self.levels, ACTION_DIM, dtype=torch.bool)
         """[levels, 7], False where a digit is the same for every action: the gripper's from L1 on."""
         self.carries[1:, GRIPPER] = False
 
     @classmethod
-    def fit(cls, actions: Tensor, levels: int = 8, bins: int = 3) -> RFSQCodec:
+    def fit(cls, actions: Tensor, bins: Sequence[int] = BINS) -> RFSQCodec:
         """Choose limits and grid from data.
 
         Args:
             actions: [..., 7] demonstrated actions or chunks of them, at least one, in [-1, 1].
+            bins: cells of each level, see the class.
 
         Returns:
             A codec whose limit per degree of freedom is 1.5 times the largest |action| (at least 0.02, at most 1, the
@@ -101,10 +107,11 @@ class RFSQCodec:
         largest = actions.detach().cpu().to(torch.float64).flatten(0, -2).abs().amax(dim=0)
         limit = (HEADROOM * largest).clamp(LEAST_LIMIT, 1.0)
         limit[GRIPPER] = 1.0
-        # L1 has cells of width 2 s / bins^2; its outermost centre is s minus half of that.
-        grids = [limit, limit / (1.0 - float(bins) ** -2)]
-        errors = torch.stack([cls(grid, levels, bins, limit)._log_error(actions) for grid in grids])
-        return cls(torch.where(errors[0] <= errors[1], grids[0], grids[1]), levels, bins, limit)
+        # L0 has cells of width 2 s / B_0; its outermost centre is s minus half of that.
+        plain = cls(limit, bins)
+        wide = cls(limit / (1.0 - 1.0 / plain.bins[0]), bins, limit)
+        better = plain._log_error(actions) <= wide._log_error(actions)
+        return cls(torch.where(better, plain.scale, wide.scale), bins, limit)
 
     def encode(self, actions: Tensor) -> Tensor:
         """Tokens of actions.
@@ -113,7 +120,7 @@ class RFSQCodec:
             actions: [..., T, 7], action units. Magnitudes beyond the limit saturate at it; a gripper above 0 closes.
 
         Returns:
-            int64 [levels, ..., T, 7] with values 0 .. bins - 1 (digit plus half).
+            int64 [levels, ..., T, 7] with values 0 .. B_l - 1 (digit plus half).
 
         Raises:
             ActionError: the last dimension is not 7 or a value is not finite.
@@ -122,21 +129,22 @@ class RFSQCodec:
             raise ActionError(f"codec encode: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec encode: expected finite actions, got NaN or infinity")
-        limit, widths, places = self._constants_on(actions.device)
-        outermost = (self.bins**self.levels - 1) // 2
+        limit, widths, places, half, bins = self._constants_on(actions.device)
+        outermost = (self.cells[-1] - 1) // 2
         clipped = torch.minimum(torch.maximum(actions.to(torch.float64), -limit), limit)
         number = torch.round(clipped / widths[-1]).to(torch.int64).clamp(-outermost, outermost)
         # Ordinary digits of the shifted number are the balanced digits plus half.
-        stacked = (number + outermost) // places.view((self.levels,) + (1,) * number.ndim) % self.bins
-        stacked[..., GRIPPER] = self.half
-        stacked[0, ..., GRIPPER] = torch.where(actions[..., GRIPPER] > 0, self.bins - 1, 0)
+        each = (self.levels,) + (1,) * number.ndim
+        stacked = (number + outermost) // places.view(each) % bins.view(each)
+        stacked[..., GRIPPER] = half.view(each[:-1])
+        stacked[0, ..., GRIPPER] = torch.where(actions[..., GRIPPER] > 0, self.bins[0] - 1, 0)
         return stacked
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Actions of a prefix of levels.
 
         Args:
-            tokens: int64 [l, ..., T, 7] with 1 <= l <= levels and values 0 .. bins - 1.
+            tokens: int64 [l, ..., T, 7] with 1 <= l <= levels and values 0 .. B_l - 1.
 
         Returns:
             float32 [..., T, 7], the centres of the cells, no magnitude beyond the limit; the gripper is exactly -1 or
@@ -150,22 +158,23 @@ class RFSQCodec:
             raise ActionError(
                 f"codec decode: expected tokens [1..{self.levels}, ..., {ACTION_DIM}], got {list(tokens.shape)}"
             )
-        limit, widths, places = self._constants_on(tokens.device)
-        weights = places[self.levels - used :].view((used,) + (1,) * (tokens.ndim - 1))
-        number = ((tokens - self.half) * weights).sum(dim=0)
+        limit, widths, places, half, _ = self._constants_on(tokens.device)
+        each = (used,) + (1,) * (tokens.ndim - 1)
+        weights = places[:used] // places[used - 1]
+        number = ((tokens - half[:used].view(each)) * weights.view(each)).sum(dim=0)
         actions = torch.minimum(torch.maximum(number * widths[used - 1], -limit), limit)
         actions[..., GRIPPER] = torch.where(number[..., GRIPPER] > 0, 1.0, -1.0)
         return actions.to(torch.float32)
 
     def bits(self, horizon: int) -> list[float]:
-        """Bits of a chunk at a fixed rate, for each prefix of levels: log2(bins) a digit, one a gripper command."""
-        per_level = (ACTION_DIM - 1) * math.log2(self.bins)
-        return [horizon * (1.0 + per_level * used) for used in range(1, self.levels + 1)]
+        """Bits of a chunk at a fixed rate, for each prefix of levels: log2(B_l) a digit, one a gripper command."""
+        return [horizon * (1.0 + (ACTION_DIM - 1) * math.log2(cells)) for cells in self.cells]
 
-    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """limit [7], widths [levels, 7] and places [levels] on a device, copied once: a copy per chunk stalls a GPU."""
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """limit [7], widths [levels, 7], places, half and bins [levels], copied once: a copy a chunk stalls a GPU."""
         if device not in self._copies:
-            self._copies[device] = self.limit.to(device), self.widths.to(device), self.places.to(device)
+            constants = self.limit, self.widths, self.places, self.half, torch.tensor(self.bins)
+            self._copies[device] = tuple(constant.to(device) for constant in constants)
         return self._copies[device]
 
     def _log_error(self, actions: Tensor) -> Tensor:
@@ -180,27 +189,23 @@ class RFSQCodec:
 
     def to_manifest(self) -> dict[str, Any]:
         """Constants as JSON-serialisable values; `from_manifest` rebuilds an identical codec."""
-        return {
-            "scale": self.scale.tolist(),
-            "limit": self.limit.tolist(),
-            "levels": self.levels,
-            "bins": self.bins,
-        }
+        return {"scale": self.scale.tolist(), "limit": self.limit.tolist(), "bins": list(self.bins)}
 
     @classmethod
     def from_manifest(cls, entry: dict[str, Any]) -> RFSQCodec:
-        """Rebuild a codec from `to_manifest`'s values; an entry without `limit` has the scale for it.
+        """Rebuild a codec from `to_manifest`'s values.
 
         Raises:
             CheckpointError: an entry is missing or not of its form.
         """
         try:
-            scale = torch.tensor(entry["scale"], dtype=torch.float64)
-            limit = torch.tensor(entry.get("limit", entry["scale"]), dtype=torch.float64)
-            levels, bins = int(entry["levels"]), int(entry["bins"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"manifest entry 'codec': expected scale, levels and bins, got {entry}") from error
-        return cls(scale, levels, bins, limit)
+            scale, limit = (torch.tensor(entry[name], dtype=torch.float64) for name in ("scale", "limit"))
+            bins = tuple(int(count) for count in entry["bins"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"manifest entry 'codec': expected scale, limit and the bins of each level, got {entry}"
+            ) from error
+        return cls(scale, bins, limit)
 
 
 def _constants(name: str, values: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy.codec.rfsq import BINS
 from rsd_policy.errors import CheckpointError
 from rsd_policy.observation import ACTION_DIM
 
@@ -32,7 +33,7 @@ class RFSQHead(nn.Module):
         width: width of the head.
         num_layers: transformer layers over the T*D positions; 0 leaves mixing to the backbone.
         levels: residual levels to predict.
-        bins: cells per level, one number for all or one for each.
+        bins: cells per level as the codec has them, one number for all or one for each; of more levels the first count.
 
     Raises:
         CheckpointError: slots or bins that do not fit the chunk or the levels.
@@ -46,7 +47,7 @@ class RFSQHead(nn.Module):
         width: int = 1024,
         num_layers: int = 8,
         levels: int = 8,
-        bins: int | Sequence[int] = 3,
+        bins: int | Sequence[int] = BINS,
     ) -> None:
         super().__init__()
         positions = horizon * ACTION_DIM
@@ -114,7 +115,9 @@ class RFSQHead(nn.Module):
         for level in range(self.levels):
             logits.append(self._padded(self.level_mlp[level](context)))
             digits = tokens[level].reshape(context.shape[:2])
-            context = context + self.digit_embedding[level][digits]
+            chosen = functional.one_hot(digits, max(self.bins)).to(context.dtype)
+            # A product and no look-up, whose gradient would add thousands of positions to a few numbers one by one.
+            context = context + chosen @ self.digit_embedding[level]
         return torch.stack(logits).unflatten(2, (self.horizon, ACTION_DIM))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

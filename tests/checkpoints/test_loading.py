@@ -108,7 +108,7 @@ def test_nan_weights_are_refused(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 99}, "format version 1, got 99"),
+        ({"format_version": 99}, "format version 2, got 99"),
         ({"architecture": {"backbone": "openvla"}}, "architecture.openvla"),
         ({"architecture": {"backbone": "llama"}}, "expected backbone 'mini' or 'openvla', got 'llama'"),
         ({"exit_layer": 4}, "exit_layer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -10,62 +11,67 @@ import torch
 from benchmarks.codec_sample import load_sample
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import chunk_error, errors_per_level
-from rsd_policy.codec.rfsq import FINEST, GRIPPER
+from rsd_policy.codec.rfsq import BINS, FINEST, GRIPPER
 from rsd_policy.training.fit_codec_data import valid_chunks
 
-SHAPES = [(levels, bins) for bins in (3, 5, 7, 9) for levels in (1, 2, 3, 4, 8) if bins**levels <= FINEST]
+UNIFORM = [(count,) * levels for count in (3, 5, 7, 9) for levels in (1, 2, 3, 4, 8) if count**levels <= FINEST]
+MIXED = [BINS, (5, 7, 3), (3, 5, 7, 9), (27, 3, 3), (3, 9), (3, 3, 3, 11, 3)]
 
 
-def random_codec(seed: int, levels: int, bins: int) -> tuple[RFSQCodec, torch.Tensor]:
+def random_codec(seed: int, bins: tuple[int, ...]) -> tuple[RFSQCodec, torch.Tensor]:
     """A codec fitted to actions of random ranges, and actions of which some lie beyond them."""
     generator = torch.Generator().manual_seed(seed)
     spread = 10 ** (-2 * torch.rand(7, generator=generator))
     data = ((2 * torch.rand(64, 8, 7, generator=generator) - 1) * spread).clamp(-1, 1)
     fresh = (2 * torch.rand(300, 8, 7, generator=generator) - 1) * spread * 1.2
-    return RFSQCodec.fit(data, levels, bins), fresh
+    return RFSQCodec.fit(data, bins), fresh
 
 
-@pytest.mark.parametrize(("levels", "bins"), SHAPES)
+@pytest.mark.parametrize("bins", UNIFORM + MIXED)
 @pytest.mark.parametrize("seed", range(5))
-def test_round_trip_is_exact_and_stays(seed: int, levels: int, bins: int) -> None:
-    codec, actions = random_codec(seed, levels, bins)
+def test_round_trip_is_exact_and_stays(seed: int, bins: tuple[int, ...]) -> None:
+    codec, actions = random_codec(seed, bins)
     tokens = codec.encode(actions)
     decoded = codec.decode(tokens)
-    assert tokens.dtype == torch.int64 and tokens.min() >= 0 and tokens.max() < bins
+    assert tokens.dtype == torch.int64 and tokens.shape == (len(bins), *actions.shape) and tokens.min() >= 0
+    assert all(digits.max() < count for digits, count in zip(tokens, bins, strict=True))
     assert decoded.dtype == torch.float32 and decoded.shape == actions.shape
     again = codec.encode(decoded)
     assert torch.equal(again, tokens)
     assert torch.equal(codec.decode(again), decoded)
 
 
-@pytest.mark.parametrize(("levels", "bins"), SHAPES)
-def test_a_prefix_decodes_to_within_half_its_cell(levels: int, bins: int) -> None:
-    codec, actions = random_codec(1, levels, bins)
+@pytest.mark.parametrize("bins", UNIFORM + MIXED)
+def test_a_prefix_decodes_to_within_half_its_cell(bins: tuple[int, ...]) -> None:
+    codec, actions = random_codec(1, bins)
     limit = codec.limit.float()
     clipped = torch.minimum(torch.maximum(actions, -limit), limit)
     tokens = codec.encode(actions)
-    for used in range(1, levels + 1):
+    for used in range(1, codec.levels + 1):
         error = (codec.decode(tokens[:used]) - clipped).abs()[..., :GRIPPER]
         assert bool((error <= codec.widths[used - 1, :GRIPPER] * 0.5 + 1e-6).all()), f"{used} levels"
 
 
-def test_every_token_string_of_the_fitted_range_is_its_own_code() -> None:
+@pytest.mark.parametrize("bins", [(3,) * 5, BINS[:4], (5, 7, 3), (3, 9)])
+def test_every_token_string_of_the_fitted_range_is_its_own_code(bins: tuple[int, ...]) -> None:
     """Tokens -> action -> tokens is the identity wherever the cell lies within the limit."""
-    codec, _ = random_codec(2, 5, 3)
-    number = torch.arange(3**5)
-    digits = torch.stack([number // 3 ** (4 - level) % 3 for level in range(5)])
-    tokens = digits[:, :, None].expand(5, -1, 7).clone()
-    tokens[0, :, GRIPPER], tokens[1:, :, GRIPPER] = 2, codec.half
-    centre = (number - 121).double()[:, None] * codec.widths[-1]
+    codec, _ = random_codec(2, bins)
+    digits = torch.cartesian_prod(*(torch.arange(count) for count in bins)).T
+    number = torch.arange(math.prod(bins))  # in that order: the first digit counts most
+    tokens = digits[:, :, None].expand(-1, -1, 7).clone()
+    tokens[0, :, GRIPPER], tokens[1:, :, GRIPPER] = bins[0] - 1, codec.half[1:, None]
+    centre = (number - (len(number) - 1) // 2).double()[:, None] * codec.widths[-1]
     within = centre.abs() <= codec.limit
     assert torch.equal(codec.encode(codec.decode(tokens))[:, within], tokens[:, within])
-    assert within[:, :GRIPPER].float().mean() > 0.85
+    # of the grid whose outermost centres are the limits, a share of 1 / B_0 lies beyond them
+    assert within[:, :GRIPPER].float().mean() >= 1 - 1 / bins[0] - 2 / len(number)
 
 
-def test_order_of_actions_is_kept() -> None:
-    codec, _ = random_codec(3, 8, 3)
+@pytest.mark.parametrize("bins", [BINS, (3,) * 8, (5, 7, 3)])
+def test_order_of_actions_is_kept(bins: tuple[int, ...]) -> None:
+    codec, _ = random_codec(3, bins)
     ramp = torch.linspace(-1.2, 1.2, 4001)[:, None] * codec.limit.float()
-    for used in range(1, 9):
+    for used in range(1, codec.levels + 1):
         decoded = codec.decode(codec.encode(ramp)[:used])
         assert bool((decoded.diff(dim=0) >= 0).all())
 
