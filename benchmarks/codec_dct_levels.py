@@ -1,4 +1,4 @@
-"""The alternative to the shipped codec: ternary residual levels after an orthonormal DCT over the horizon."""
+"""The alternative to the shipped codec: residual levels of three bins after an orthonormal DCT over the horizon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class DCTLevels:
 
     Args:
         chunks: [M, T, D] to fit the ranges to, in units of the limit.
-        levels, bins: as RFSQCodec's.
+        levels: residual levels.
+        bins: cells that each splits the one before it into, odd.
     """
 
     def __init__(self, chunks: NDArray[np.float64], levels: int = 8, bins: int = 3) -> None:

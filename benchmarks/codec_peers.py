@@ -21,10 +21,10 @@ from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import ChunkError, chunk_error
 from rsd_policy.codec.rfsq import GRIPPER
 
-ROUNDING_STEPS = tuple(2.0 * 10 ** (-k / 6) for k in range(26))
-"""Steps of scale-and-round in units of the limit: 2 down to 1e-4."""
+ROUNDING_STEPS = tuple(2.0 * 10 ** (-k / 6) for k in range(30))
+"""Steps of scale-and-round in units of the limit: 2 down to 3e-5."""
 
-CODED_STEPS = 22
+CODED_STEPS = 25
 """So many of the steps, from the coarsest on, are entropy coded: they reach beyond the bits of L0-L7."""
 
 RANGE_MARGINS = (1.0, 1.5)
@@ -100,17 +100,17 @@ class Halves:
         return Point(codec, setting, float(np.log2(cells).sum()) + self.test.shape[1], None, error)
 
 
-def rfsq(halves: Halves, bins: int, levels: int, name: str) -> list[Setting]:
-    """RFSQCodec, one point per prefix of levels."""
-    codec = RFSQCodec.fit(torch.from_numpy(halves.fit), levels, bins)
+def rfsq(halves: Halves, bins: tuple[int, ...], name: str) -> list[Setting]:
+    """RFSQCodec with bins of each level, one point per prefix of levels."""
+    codec = RFSQCodec.fit(torch.from_numpy(halves.fit), bins)
     tokens = [codec.encode(torch.from_numpy(half)).numpy()[..., :GRIPPER] for half in (halves.fit, halves.test)]
     decoded = codec.encode(torch.from_numpy(halves.test))
     settings = []
-    for used in range(1, levels + 1):
-        weights = bins ** np.arange(used - 1, -1, -1)
+    for used in range(1, codec.levels + 1):
+        weights = (codec.places[:used] // codec.places[used - 1]).numpy()
         fit, test = (np.tensordot(weights, half[:used], axes=1) for half in tokens)
         actions = codec.decode(decoded[:used]).numpy()[..., :GRIPPER] / halves.limit
-        cells = np.full(fit.shape[1:], bins**used)
+        cells = np.full(fit.shape[1:], codec.cells[used - 1])
         # Cells beyond that of the limit exist in the grid, but no action is encoded there.
         step = np.broadcast_to(codec.widths[used - 1, :GRIPPER].numpy() / halves.limit, cells.shape)
         unused = np.maximum(0, (cells - 1) // 2 - np.round(1.0 / step).astype(np.int64))

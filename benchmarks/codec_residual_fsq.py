@@ -20,8 +20,8 @@ from rsd_policy.errors import SetupError
 
 ARM = 6
 BINS = 3
-LEVELS = 9
-"""One more than RFSQ has, so that it is measured at as many bits when they are entropy coded."""
+LEVELS = 10
+"""One more than make as many cells as RFSQ has, so that it is measured at as many bits when they are entropy coded."""
 
 
 def residual_fsq(halves: Halves, steps: int = 1500) -> list[Point]:
