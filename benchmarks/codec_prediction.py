@@ -6,7 +6,8 @@ Rate and distortion say what tokens cost, not what a head that predicts all posi
 network sees what was executed in the eight steps before, how far the arm has come, the task and the time, and
 predicts the next chunk with the policy's own head (RFSQHead); it does not see the objects, so where and when a motion
 ends is as uncertain to it as it is to a policy, or more. Every fourth episode is held out. Compared are the shipped
-codec and the same number of ternary levels after a DCT over the horizon (codec_dct_levels).
+codec, as many levels of three bins on its grid (their L0-L3 have the cells of the shipped L0-L2), and as many levels of
+three bins after a DCT over the horizon (codec_dct_levels).
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.codec_dct_levels import DCTLevels
+from benchmarks.codec_peers import prefix_name
 from benchmarks.codec_sample import SAMPLE, load_sample
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import ChunkError, chunk_error
-from rsd_policy.codec.rfsq import GRIPPER
+from rsd_policy.codec.rfsq import BINS, GRIPPER
 from rsd_policy.errors import RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.heads import RFSQHead
@@ -45,8 +47,11 @@ from rsd_policy.training.fit_codec_data import ActionEpisode, chunk_starts, read
 
 HELD_OUT_EVERY = 4
 WIDTH = 64
-COARSE = 3
-"""Levels of the draft."""
+
+THREE_BINS = (3,) * len(BINS)
+
+PREFIXES = (3, 4, len(BINS))
+"""Numbers of levels whose predictions are decoded: the draft's, those of three bins with the same cells, and all."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,14 @@ class TokenCodec:
     """A codec as the network sees it.
 
     Attributes:
+        bins: of each level.
         tokens: int64 [8, N, 8, 7], labels of all chunks.
         carries: bool [8, 1, 8, 7], digits that are not the same for every chunk.
         decode: digits of a prefix -> actions [N, 8, 7].
     """
 
     name: str
+    bins: tuple[int, ...]
     tokens: Tensor
     carries: Tensor
     decode: Callable[[Tensor], Tensor]
@@ -71,14 +78,13 @@ class Outcome:
 
     Attributes:
         accuracy: per level, given the true digits before it, over digits that carry information.
-        coarse, full: error of the greedily decoded L0-L2 and of all levels.
+        errors: of the greedily decoded levels, per prefix of PREFIXES by its name.
     """
 
     codec: str
     seed: int
     accuracy: list[float]
-    coarse: ChunkError
-    full: ChunkError
+    errors: dict[str, ChunkError]
 
 
 def main(argv: list[str]) -> int:
@@ -95,8 +101,11 @@ def main(argv: list[str]) -> int:
     except RSDError as error:
         print(f"benchmarks/codec_prediction.py: {error}", file=sys.stderr)
         return 2
-    codecs = [shipped(chunks, held_out), after_dct(chunks, held_out)]
-    jobs = [(codec, seed) for seed in range(arguments.seeds) for codec in codecs]
+    shipped = RFSQCodec.fit(chunks[torch.from_numpy(~held_out)])
+    three_bins = RFSQCodec(shipped.scale, THREE_BINS, shipped.limit)
+    codecs = [rfsq("RFSQ", shipped, chunks), rfsq("RFSQ, 3 bins", three_bins, chunks)]
+    codecs.append(after_dct(three_bins, chunks, held_out))
+    jobs = [(codec, seed) for codec in codecs for seed in range(arguments.seeds)]
     bar = track(jobs, "training", console=Console(stderr=True))
     outcomes = [train(codec, features, chunks, held_out, arguments.steps, seed) for codec, seed in bar]
     Console(width=None if sys.stdout.isatty() else 120).print(table(outcomes))
@@ -132,19 +141,17 @@ def dataset(episodes: Sequence[ActionEpisode]) -> tuple[Tensor, Tensor, NDArray[
     return torch.from_numpy(x).float(), torch.from_numpy(np.array(chunks)), test
 
 
-def shipped(chunks: Tensor, held_out: NDArray[np.bool_]) -> TokenCodec:
-    """RFSQCodec, fitted to what is not held out."""
-    codec = RFSQCodec.fit(chunks[torch.from_numpy(~held_out)])
+def rfsq(name: str, codec: RFSQCodec, chunks: Tensor) -> TokenCodec:
+    """A fitted RFSQCodec and its labels."""
     carries = codec.carries[:, None, None, :].expand(-1, 1, HORIZON, -1)
-    return TokenCodec("RFSQ", codec.encode(chunks), carries, codec.decode)
+    return TokenCodec(name, codec.bins, codec.encode(chunks), carries, codec.decode)
 
 
-def after_dct(chunks: Tensor, held_out: NDArray[np.bool_]) -> TokenCodec:
-    """DCTLevels on the arm and RFSQCodec's own gripper, fitted to what is not held out."""
-    fitted = RFSQCodec.fit(chunks[torch.from_numpy(~held_out)])
+def after_dct(fitted: RFSQCodec, chunks: Tensor, held_out: NDArray[np.bool_]) -> TokenCodec:
+    """DCTLevels on the arm, with the limits and the gripper of an RFSQCodec, fitted to what is not held out."""
     limit = fitted.limit.numpy()[:GRIPPER]
     unit = np.clip(chunks.numpy()[..., :GRIPPER] / limit, -1.0, 1.0)
-    codec = DCTLevels(unit[~held_out])
+    codec = DCTLevels(unit[~held_out], fitted.levels, fitted.bins[0])
     tokens = fitted.encode(chunks)
     tokens[..., :GRIPPER] = torch.from_numpy(codec.encode(unit))
     carries = fitted.carries[:, None, None, :].repeat(1, 1, HORIZON, 1)
@@ -156,19 +163,19 @@ def after_dct(chunks: Tensor, held_out: NDArray[np.bool_]) -> TokenCodec:
         actions[..., :GRIPPER] = torch.from_numpy(arm).float()
         return actions
 
-    return TokenCodec("DCT + RFSQ", tokens, carries, decode)
+    return TokenCodec("DCT + RFSQ", fitted.bins, tokens, carries, decode)
 
 
 class Predictor(nn.Module):
     """Features -> hidden states of eight slots -> RFSQHead."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, bins: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in (features, 256):
             layers += [nn.Linear(width, 256), nn.GELU(), nn.Dropout(0.1)]
         self.trunk = nn.Sequential(*layers, nn.Linear(256, HORIZON * WIDTH))
-        self.head = RFSQHead(WIDTH, HORIZON, HORIZON, WIDTH, num_layers=0, levels=8, bins=3)
+        self.head = RFSQHead(WIDTH, HORIZON, HORIZON, WIDTH, num_layers=0, levels=len(bins), bins=bins)
 
     def hidden(self, features: Tensor) -> Tensor:
         """[B, F] -> [B, 8, WIDTH]."""
@@ -181,7 +188,7 @@ def train(
 ) -> Outcome:
     """Train on the cross-entropy of all levels alike, decode the held-out chunks greedily."""
     torch.manual_seed(seed)
-    model = Predictor(features.shape[1])
+    model = Predictor(features.shape[1], codec.bins)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
@@ -204,11 +211,10 @@ def train(
         right = (model.head.teacher_forced_logits(hidden, tokens).argmax(-1) == tokens) & codec.carries
         greedy, _ = model.head(hidden)
     count = codec.carries.sum(dim=(1, 2, 3)) * len(test)
-    coarse, full = (
-        chunk_error(codec.decode(greedy[:used]).numpy(), chunks[test].numpy()) for used in (COARSE, len(greedy))
-    )
-    accuracy = (right.sum(dim=(1, 2, 3)) / count).tolist()
-    return Outcome(codec.name, seed, accuracy, coarse, full)
+    errors = {
+        prefix_name(used): chunk_error(codec.decode(greedy[:used]).numpy(), chunks[test].numpy()) for used in PREFIXES
+    }
+    return Outcome(codec.name, seed, (right.sum(dim=(1, 2, 3)) / count).tolist(), errors)
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -224,20 +230,21 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         "rad mean",
         "rms",
         "p95",
-        "tokens right L0 L1 L2",
+        "tokens right L0 L1 L2 L3",
     ):
         grid.add_column(heading, justify="right", no_wrap=True)
-    for o in sorted(outcomes, key=lambda outcome: outcome.codec, reverse=True):
-        right = "  ".join(f"{value:.3f}" for value in o.accuracy[:COARSE])
-        for name, e, tokens in (("L0-L2", o.coarse, right), ("L0-L7", o.full, "")):
+    for o in outcomes:
+        right = "  ".join(f"{value:.3f}" for value in o.accuracy[:4])
+        for name, e in o.errors.items():
             grid.add_row(
                 o.codec,
                 str(o.seed),
                 name,
                 *(f"{value:.2f}" for value in (e.mean_mm, e.rms_mm, e.p95_mm)),
                 *(f"{value:.4f}" for value in (e.mean_rad, e.rms_rad, e.p95_rad)),
-                tokens,
+                right,
             )
+            right = ""  # once for each training
     return grid
 
 
