@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import operator
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ import pytest
 import torch
 
 from benchmarks import codec_coder, codec_peers
-from benchmarks.codec import compare, main
+from benchmarks.codec import PEERS, compare, judge, main
 from benchmarks.codec_coder import ContextCoder, Symbols, coded_bits, regression
 from benchmarks.codec_dct_levels import DCTLevels
 from benchmarks.codec_peers import Halves, Point, rfsq, uniform
-from benchmarks.codec_residual_fsq import residual_fsq
+from benchmarks.codec_prediction import main as predict
+from benchmarks.codec_residual_fsq import LEVELS, residual_fsq
+from benchmarks.codec_sample import load_sample
+from benchmarks.codec_sample import main as make_sample
+from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import ChunkError
+from rsd_policy.codec.rfsq import BINS
 
 
 def drawn(count: int, cells: int, seed: int) -> np.ndarray:
@@ -132,18 +138,33 @@ def test_residual_fsq_without_maps_has_cells_four_thirds_as_wide_as_rfsqs(monkey
     monkeypatch.setattr(codec_coder, "STEPS", 3)
     halves = Halves.of(chunks(300, 0), chunks(300, 1))
     points = residual_fsq(halves, steps=3)
-    assert [p.codec for p in points] == ["ResidualFSQ, steps"] * 9 + ["ResidualFSQ, learned"] * 9
+    assert [p.codec for p in points] == ["ResidualFSQ, steps"] * LEVELS + ["ResidualFSQ, learned"] * LEVELS
     assert all(p.coded is not None and 8 < p.coded < 2 * p.bits for p in points)
-    own = [setting.point for setting in rfsq(halves, 3, 8, "RFSQ")]
-    fine = points[4].error.rms_mm / own[4].error.rms_mm
-    assert points[4].bits == pytest.approx(own[4].bits) and 1.2 < fine < 1.5
+    own = rfsq(halves, BINS, "RFSQ")[3].point  # nine cells at first are two levels of three
+    fine = points[4].error.rms_mm / own.error.rms_mm
+    assert points[4].bits == pytest.approx(own.bits) and 1.2 < fine < 1.5
 
 
-def test_uniform_bins_as_many_as_cells_take_the_same_bits_as_rfsq() -> None:
+@pytest.mark.parametrize("bins", [BINS[:4], (3,) * 4, (5, 7, 3)])
+def test_uniform_bins_as_many_as_cells_take_the_same_bits_as_rfsq(bins: tuple[int, ...]) -> None:
     halves = Halves.of(chunks(300, 0), chunks(300, 1))
-    for own, peer in zip(rfsq(halves, 3, 4, "RFSQ"), uniform(halves, (3, 9, 27, 81)), strict=True):
+    counts = tuple(accumulate(bins, operator.mul))
+    for own, peer in zip(rfsq(halves, bins, "RFSQ"), uniform(halves, counts), strict=True):
         assert own.point.bits == pytest.approx(peer.point.bits)
-    assert own.point.bits == pytest.approx(8 + 48 * math.log2(81))
+        assert own.symbols is not None and (own.symbols.cells <= counts[-1]).all()
+    assert own.point.bits == pytest.approx(8 + 48 * math.log2(math.prod(bins)))
+
+
+@pytest.mark.parametrize("bins", [BINS, (5, 7, 3)])
+def test_the_coder_is_given_the_cells_that_rfsq_decodes(bins: tuple[int, ...]) -> None:
+    """Symbols of mixed bases are numbers of cells: their centres, unless beyond the limit, are the decoded actions."""
+    halves = Halves.of(chunks(300, 0), chunks(300, 1))
+    codec = RFSQCodec.fit(torch.from_numpy(halves.fit), bins)
+    tokens = codec.encode(torch.from_numpy(halves.test))
+    for used, setting in enumerate(rfsq(halves, bins, "RFSQ"), start=1):
+        assert setting.symbols is not None
+        centres = np.clip(setting.symbols.values(setting.symbols.test), -1.0, 1.0) * halves.limit
+        np.testing.assert_allclose(centres, codec.decode(tokens[:used]).numpy()[..., :6], atol=1e-6)
 
 
 def point(codec: str, bits: float, error: float) -> Point:
@@ -159,6 +180,37 @@ def test_errors_are_compared_at_equal_bits() -> None:
     assert rows[1]["uniform bins"]["mm"] is None
 
 
+def verdict(rate: str, **ratios: list[float]) -> tuple[str, bool]:
+    """The verdict against uniform bins, given RFSQ's error over the peer's at each prefix of levels."""
+    units = {unit: ratios.get(unit.replace(" ", "_"), [0.5] * 3) for unit in ("mm", "rad", "all axes")}
+    rows = [
+        {"levels": name, "RFSQ": {unit: units[unit][i] for unit in units}}
+        | {peer: dict.fromkeys(units, 1.0 if peer == "uniform bins" else None) for peer in PEERS}
+        for i, name in enumerate(("L0", "L0-L1", "L0-L2"))
+    ]
+    errors = [point("", 1, error).error for error in (0.4, 0.2, 0.1)]
+    *_, last = judge(errors, point("", 1, 1.0).error, {rate: rows})
+    return last
+
+
+def test_the_error_over_all_axes_is_judged_and_the_others_are_told() -> None:
+    line, met = verdict("bits", rad=[2.0, 0.9, 0.9])
+    assert met
+    assert line == (
+        "fixed rate, no worse than uniform bins over all axes: 3/3; mm alone 3/3; rad alone 2/3 (worse at L0 x2.00)"
+    )
+    line, met = verdict("bits", all_axes=[0.9, 0.9, 1.01])
+    assert not met and "over all axes: 2/3 (worse at L0-L2 x1.01); mm alone 3/3" in line
+
+
+def test_what_the_coders_training_changes_is_a_tie() -> None:
+    """Where bits are learned; at a fixed rate they are counted."""
+    line, met = verdict("coded", all_axes=[1.01, 0.9, 0.99])
+    assert met and "over all axes: 3/3 (tie at L0 x1.01, L0-L2 x0.99)" in line
+    line, met = verdict("coded", all_axes=[1.01, 1.03, 0.9])
+    assert not met and "2/3 (worse at L0-L1 x1.03; tie at L0 x1.01)" in line
+
+
 def test_it_runs_on_demonstrations_of_liberos_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec_peers, "ROUNDING_STEPS", (0.5, 0.05, 0.005))  # of 26, for time
     monkeypatch.setattr(codec_coder, "STEPS", 20)
@@ -170,6 +222,53 @@ def test_it_runs_on_demonstrations_of_liberos_layout(tmp_path: Path, monkeypatch
     result = json.loads(out.read_text())
     assert result["data"]["episodes"] == 6 and len(result["levels"]) == 8
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_heads_predict_codecs_of_other_bins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(tmp_path / "task_demo.hdf5", "w") as file:
+        for index, chunk in enumerate(chunks(8, 2)):
+            file[f"data/demo_{index}/actions"] = np.repeat(chunk, 3, axis=0)
+    out = tmp_path / "prediction.json"
+    assert predict(["--data", str(tmp_path), "--json", str(out), "--steps", "2", "--seeds", "1"]) == 0
+    outcomes = json.loads(out.read_text())["outcomes"]
+    assert [o["codec"] for o in outcomes] == ["RFSQ", "RFSQ, 3 bins", "DCT + RFSQ"]
+    for outcome in outcomes:
+        assert list(outcome["errors"]) == ["L0-L2", "L0-L3", "L0-L7"] and len(outcome["accuracy"]) == len(BINS)
+    assert "RFSQ, 3 bins" in capsys.readouterr().out
+
+
+def test_the_sample_takes_so_many_of_a_task_that_no_policy_began(tmp_path: Path) -> None:
+    demonstrations, sample = tmp_path / "demos", tmp_path / "sample.npz"
+    length = 20
+    for suite, task in (("libero_goal", 0), ("libero_goal", 1), ("libero_10", 0)):
+        (demonstrations / suite).mkdir(parents=True, exist_ok=True)
+        for seed, pilot in enumerate(("", "mini", "", "", "")):
+            length += 1  # tells the episodes apart
+            with h5py.File(demonstrations / suite / f"task{task:02d}-seed{seed:08d}.hdf5", "w") as file:
+                file["data/demo_0/actions"] = np.ones((length, 7), np.float32)
+                file["data/demo_0/expert_actions"] = np.ones((length, 7), np.float32)
+                file["data"].attrs["pilot"] = pilot
+    assert make_sample([str(demonstrations), "--episodes-per-task", "2", "--out", str(sample)]) == 0
+    taken = [(episode.task, len(episode.actions)) for episode in load_sample(sample)]
+    assert taken == [
+        *(("libero_10/task00", length) for length in (31, 33)),
+        *(("libero_goal/task00", length) for length in (21, 23)),
+        *(("libero_goal/task01", length) for length in (26, 28)),
+    ]
+
+
+def test_a_sample_of_no_demonstrations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_sample([str(tmp_path)]) == 2
+    with h5py.File(tmp_path / "task00-seed00000000.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.ones((20, 7), np.float32)
+        file["data"].attrs["pilot"] = "mini"
+    assert make_sample([str(tmp_path)]) == 2
+    with h5py.File(tmp_path / "two_demo.hdf5", "w") as file:
+        file["data/demo_0/actions"] = file["data/demo_1/actions"] = np.ones((20, 7), np.float32)
+    assert make_sample([str(tmp_path)]) == 2
+    refusals = capsys.readouterr().err.splitlines()
+    for line, reason in zip(refusals, ("found none", "drove from the beginning", "one episode a file"), strict=True):
+        assert reason in line
 
 
 def test_a_missing_peer_is_named_with_what_to_do(
