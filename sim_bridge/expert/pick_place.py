@@ -29,7 +29,7 @@ FINGERS_EMPTY = 0.001
 STALLED_STEPS = 4
 """Control steps that the fingers may stand still without a grip before the attempt counts as missed."""
 
-GRIP_STEPS = 2
+GRIP_STEPS = 3
 """Control steps of a grip before the hand lifts: a finger that has only touched the object would slip off."""
 
 LOST_STEPS = 3
