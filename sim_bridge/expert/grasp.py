@@ -32,6 +32,9 @@ LID_HEIGHT, LID_WIDTH, LID_DEPTH = 0.015, 0.03, 0.013
 CLEARANCE = 0.002
 """Room that an open hand needs around it to count as free, m."""
 
+NEAR = 0.02
+"""More room than this is not told apart, m."""
+
 ALONG_SHIFTS = (0.0, 0.012, -0.012, 0.024, -0.024)
 """Places along the side of an object taken across, from its middle, m, best first."""
 
@@ -135,16 +138,18 @@ def _rim(points: Array) -> list[tuple[Array, float]]:
 
 
 def clearance(site: Array, angle: float, obstacles: Array) -> float:
-    """Smallest signed distance between the open hand and the points, m; 0.1 when nothing is near."""
+    """Smallest signed distance between the open hand and the points, m; NEAR when nothing is nearer."""
     cos, sin = np.cos(angle), np.sin(angle)
     shifted = obstacles - site
     local = np.stack([np.abs(shifted[:, 0] * cos + shifted[:, 1] * sin), shifted[:, 1] * cos - shifted[:, 0] * sin], 1)
-    local = np.column_stack([local, shifted[:, 2]])
+    # a cabinet has tens of thousands of points, few of them near the hand
+    near = np.all(np.abs(local) < np.array(PALM_HALF) + NEAR, axis=1) & (shifted[:, 2] > -TIP_BELOW - NEAR)
+    local = np.column_stack([local[near], shifted[near, 2]])
     boxes = (
         ((FINGER_INNER, -FINGER_HALF_WIDTH, -TIP_BELOW), (FINGER_OUTER, FINGER_HALF_WIDTH, 0.1)),
         ((-PALM_HALF[0], -PALM_HALF[1], PALM_ABOVE), (PALM_HALF[0], PALM_HALF[1], 0.2)),
     )
-    best = 0.1
+    best = NEAR
     for low, high in boxes:
         outside = np.maximum(np.array(low) - local, local - np.array(high))
         distance = np.where(

@@ -15,6 +15,7 @@ from sim_bridge.expert.motion import (
     action,
     ahead,
     rotation_vector,
+    turning_share,
 )
 from sim_bridge.expert.pick_place import FINGERS_OPEN
 from sim_bridge.expert.scene import Goal, Scene
@@ -78,7 +79,7 @@ class OpenDrawer:
         if self.phase == "approach":
             # a hand that has just set something down beside the drawer rises first
             risen = np.clip(2.0 - (goal[2] - hand[2]) / RISE, 0.0, 1.0)
-            error[:2], rotation = risen * error[:2], risen * rotation
+            error[:2], rotation = risen * error[:2], risen * turning_share(scene) * rotation
         return action(
             error / max(1.0, float(np.abs(error).max())), rotation / max(1.0, float(np.abs(rotation).max())), gripper
         )
@@ -94,11 +95,16 @@ def withdrawing(scene: Scene, region: str) -> bool:
 
 
 def withdraw(scene: Scene, region: str) -> Array:
-    """[7], straight back from the handle; then the shortest turn that brings the palm down, on the spot."""
+    """[7], straight back from the handle; then the shortest turn that brings the palm down, going towards the base.
+
+    On the spot the turn would stretch the arm.
+    """
     palm = scene.hand_rotation()[:, 2]
     bar, _ = scene.handle(region)
-    if float(np.linalg.norm(scene.hand_position() - bar)) < FREE:
+    hand, base = scene.hand_position(), scene.base_position()
+    if float(np.linalg.norm(hand - bar)) < FREE:
         return action(-palm, np.zeros(3), OPEN)
     axis = np.cross(palm, [0.0, 0.0, -1.0])
     turn = TURN_GAIN * axis / max(1e-6, float(np.linalg.norm(axis))) * np.arccos(-palm[2]) / RADIANS_PER_UNIT
-    return action(np.zeros(3), turn / max(1.0, float(np.abs(turn).max())), OPEN)
+    inwards = np.append((base - hand)[:2], 0.0)
+    return action(inwards / float(np.linalg.norm(inwards)), turn / max(1.0, float(np.abs(turn).max())), OPEN)

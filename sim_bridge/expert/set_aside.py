@@ -37,7 +37,10 @@ def _obstacles_when_open(scene: Scene, goal: Goal) -> Array:
 
 
 class SetAside(PickPlace):
-    """Moves `goal.target` to the nearest place on the table where the open drawer `goal.place` leaves the hand room."""
+    """Moves `goal.target` to the nearest place on the table where the open drawer `goal.place` leaves the hand room.
+
+    Never away from the robot's base: an arm that is stretched out cannot turn the hand level for the drawer.
+    """
 
     def _find_place(self, scene: Scene) -> tuple[Array, float]:
         target = self.goal.target
@@ -49,8 +52,10 @@ class SetAside(PickPlace):
         standing = obstacles[(obstacles[:, 2] > floor + EDGE) & (obstacles[:, 2] < lowered[:, 2].max()), :2]
         radius = float(np.linalg.norm(points[:, :2] - position[:2], axis=1).max())
         above = scene.hand_position() - position
+        base = scene.base_position()[:2]
+        reach = np.linalg.norm(position[:2] + SHIFTS - base, axis=1)
         best, best_room = SHIFTS[0], -np.inf
-        for shift in SHIFTS:
+        for shift in SHIFTS[reach <= reach[0] + 1e-6]:
             centre = np.append(position[:2] + shift, height)
             around = float(np.linalg.norm(standing - centre[:2], axis=1).min(initial=1.0)) - radius
             if around <= best_room:
