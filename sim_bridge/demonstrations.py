@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -151,16 +152,25 @@ def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace) -> None:
     observations["joint_states"] = trace.joints
 
 
-def read_demonstrations(directory: Path, processes: int = 1) -> Iterator[Demonstration]:
+def read_demonstrations(
+    directory: Path, processes: int = 1, share: tuple[int, int] = (0, 1)
+) -> Iterator[Demonstration]:
     """All episodes of all HDF5 files below a directory, those of `rsd collect` and LIBERO's own.
 
     Args:
         processes: that read files at the same time; the order of the episodes is the same for any number.
+        share: (i, n) for the i-th of n disjoint parts that hold all files together. A file's part depends on its path
+            in the directory alone.
 
     Raises:
         RSDError: a file is not a demonstration.
     """
-    paths = sorted(directory.rglob(f"*{SUFFIX}"))
+    part, parts = share
+    paths = [
+        path
+        for path in sorted(directory.rglob(f"*{SUFFIX}"))
+        if zlib.crc32(str(path.relative_to(directory)).encode()) % parts == part
+    ]
     if processes == 1 or len(paths) < FEW_FILES:
         for path in paths:
             yield from _read_path(path)

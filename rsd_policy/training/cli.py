@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,6 +22,7 @@ from rsd_policy.checkpoints.manifest import MANIFEST
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
 from rsd_policy.errors import RSDError
+from rsd_policy.training.corpus import Corpus
 from rsd_policy.training.dataset import WORDINGS, load_demonstrations, to_frames
 from rsd_policy.training.log import TrainingLog
 from rsd_policy.training.paraphrase import wordings
@@ -31,7 +31,6 @@ from rsd_policy.training.team import Team
 from rsd_policy.training.trainer import Progress as TrainProgress
 from rsd_policy.training.trainer import TrainConfig, Validation, train
 from rsd_policy.training.validate import accuracy, predict
-from sim_bridge.demonstrations import Demonstration
 from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 
 STARTED = "training-started.json"
@@ -48,11 +47,14 @@ def main(argv: list[str]) -> int:
     """Parse arguments, train, validate, write the checkpoint."""
     arguments = _parser().parse_args(argv)
     team, device = Team.join(parse_device(arguments.device))
-    training, held_out = load_demonstrations(arguments.data, arguments.held_out)
+    # Frames take tens of GB: each process holds its own part of them, and the first one's held-out episodes judge.
+    training, held_out = load_demonstrations(arguments.data, arguments.held_out, (team.rank, team.size))
+    corpus = Corpus.of(team, training)
     if team.leads:
-        print(f"{len(training)} training and {len(held_out)} held-out episodes from {arguments.data}")
+        print(f"{len(corpus.keys)} training and {len(held_out)} held-out episodes from {arguments.data}")
     config = TrainConfig(
         steps=arguments.steps,
+        seconds=arguments.seconds,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         snapshot_every=arguments.snapshot_every,
@@ -60,23 +62,18 @@ def main(argv: list[str]) -> int:
     if arguments.init:
         config = replace(config, learning_rate=config.learning_rate / 2)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    policy, runs = _policy(arguments, training, team)
+    policy, runs = _policy(arguments, corpus, team)
     tokenizer = policy.mini.tokenizer
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
-    suites = sorted({e.suite for e in training})
+    del training
     policy.manifest["provenance"] = {
         "rsd_policy": __version__,
         "torch": torch.__version__,
         "data": {
             "source": "scripted expert, random placements (canonical initial states held out)",
-            "tasks": {suite: sorted({e.task for e in training if e.suite == suite}) for suite in suites},
-            "seeds": {suite: _range([e.seed for e in training if e.suite == suite]) for suite in suites},
-            "training_episodes": len(training),
-            "dagger_episodes": sum(bool(e.pilot) for e in training),
-            "dagger_pilots": sorted({e.pilot for e in training if e.pilot}),
+            **corpus.summary(),
             "held_out_episodes": len(held_out),
-            "frames": len(frames),
             "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],
             "fine_tuned_from": str(arguments.init.name) if arguments.init else None,
             "runs": runs,
@@ -91,7 +88,7 @@ def main(argv: list[str]) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=not team.leads) as bar:
-        task = bar.add_task("train", total=config.steps, loss=float("nan"), main="", draft="")
+        task = bar.add_task("train", total=round(config.seconds) or config.steps, loss=float("nan"), main="", draft="")
 
         def report(p: TrainProgress | Validation) -> None:
             log.append(p)
@@ -99,7 +96,8 @@ def main(argv: list[str]) -> int:
                 bar.console.print(f"step {p.step}  held-out {p.figures}")
                 return
             main, draft = _levels(p.main_accuracy[:3]), _levels(p.draft_accuracy)
-            bar.update(task, completed=p.step, loss=p.loss, main=main, draft=draft)
+            completed = round(p.seconds) if config.seconds else p.step
+            bar.update(task, completed=completed, loss=p.loss, main=main, draft=draft)
             if not bar.console.is_terminal and (p.step % 200 < 20 or p.step == config.steps):
                 print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {main}  draft {draft}")
 
@@ -126,9 +124,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _policy(
-    arguments: argparse.Namespace, training: list[Demonstration], team: Team
-) -> tuple[Policy, list[dict[str, Any]]]:
+def _policy(arguments: argparse.Namespace, corpus: Corpus, team: Team) -> tuple[Policy, list[dict[str, Any]]]:
     """The policy to train, and what the runs so far were given.
 
     What depends on the demonstrations (vocabulary, codec, scales) is that of the first run: a resumed one may be given
@@ -147,8 +143,8 @@ def _policy(
         policy.name = arguments.out.name
         policy.drop_gate()
     else:
-        policy = _new_policy(arguments, training)
-    runs.append({"training_episodes": len(training), "steps": arguments.steps})
+        policy = _new_policy(arguments, corpus)
+    runs.append({"training_episodes": len(corpus.keys), "steps": arguments.steps})
     team.wait()  # until all have read what the first is about to write
     if team.leads:
         write_json(path, {"manifest": policy.manifest, "runs": runs})
@@ -171,12 +167,10 @@ def _check_sizes(arguments: argparse.Namespace, policy: Policy) -> None:
         )
 
 
-def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) -> Policy:
-    every_action = np.concatenate([e.actions for e in training])
-    state = np.concatenate([e.proprio for e in training])
+def _new_policy(arguments: argparse.Namespace, corpus: Corpus) -> Policy:
     # Of every task of LIBERO, also of those without demonstrations: a later run may bring some.
     instructions = {task_spec(suite, task).instruction for suite in SUITES for task in range(num_tasks(suite))}
-    instructions |= {e.instruction for e in training}
+    instructions |= corpus.instructions
     sentences = [text for instruction in sorted(instructions) for text in wordings(instruction, WORDINGS, 0)]
     vocabulary = sorted({word for text in sentences for word in WordTokenizer.split(text)})
     sizes = MiniConfig(
@@ -195,8 +189,8 @@ def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) ->
                 "head": {"width": 64, "num_layers": 0},
                 "draft": {"width": 64, "num_layers": 0},
             },
-            "codec": RFSQCodec.fit(torch.from_numpy(every_action)).to_manifest(),
-            "proprio": {"mean": state.mean(0).tolist(), "std": (state.std(0) + 1e-3).tolist()},
+            "codec": RFSQCodec.fit(torch.from_numpy(corpus.actions)).to_manifest(),
+            "proprio": {"mean": corpus.proprio.mean(0).tolist(), "std": (corpus.proprio.std(0) + 1e-3).tolist()},
             "exit_layer": arguments.exit_layer,
             "acceptance": {"threshold": 0.7, "tolerance": TOLERANCE},
             "gate": None,
@@ -204,10 +198,6 @@ def _new_policy(arguments: argparse.Namespace, training: list[Demonstration]) ->
             "provenance": {},
         },
     )
-
-
-def _range(seeds: list[int]) -> list[int]:
-    return [min(seeds), max(seeds)]
 
 
 def _levels(values: tuple[float, ...]) -> str:
@@ -227,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint directory to write")
     parser.add_argument("--init", type=Path, help="start from this checkpoint at half the learning rate")
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
+    parser.add_argument("--seconds", type=float, default=0.0, help="train for so long instead, all runs together")
     parser.add_argument("--snapshot-every", type=int, default=0, help="steps between copies OUT/step-N (default none)")
     parser.add_argument("--batch-size", type=int, default=512, help="frames per step, of all processes")
     parser.add_argument("--layers", type=int, default=12, help="transformer layers of the backbone")

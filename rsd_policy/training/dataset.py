@@ -56,44 +56,49 @@ class Demonstrations:
 
     def part(self, start: int, stop: int) -> Demonstrations:
         """Frames start .. stop-1."""
-        return self._select(slice(start, stop))
+        return self.rows(slice(start, stop))
 
-    def sample(self, count: int, generator: torch.Generator) -> Demonstrations:
-        """Draw frames with replacement by their weight."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows [count] drawn with replacement by their weight; the generator is of the frames' device."""
         cumulative = self.weight.cumsum(0)
-        draw = torch.rand(count, generator=generator).to(cumulative.device, cumulative.dtype) * cumulative[-1]
-        return self._select(torch.searchsorted(cumulative, draw).clamp(max=len(self) - 1))
+        place = torch.rand(count, generator=generator, device=cumulative.device, dtype=cumulative.dtype)
+        return torch.searchsorted(cumulative, place * cumulative[-1]).clamp(max=len(self) - 1)
+
+    def rows(self, index: Tensor | slice) -> Demonstrations:
+        """The frames of some rows."""
+        chosen = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "wordings"}
+        return Demonstrations(**chosen, wordings=self.wordings)
 
     def words(self) -> Tensor:
         """The frames' instructions in LIBERO's own words: int64 [N, MAX_WORDS]."""
         return self.wordings[self.instruction, 0]
 
     def reworded(self, generator: torch.Generator) -> Tensor:
-        """As `words`, but half of the frames, drawn at random, in another wording."""
-        own = torch.rand(len(self), generator=generator) < 0.5
-        other = torch.randint(self.wordings.shape[1], (len(self),), generator=generator)
-        return self.wordings[self.instruction, torch.where(own, 0, other).to(self.instruction.device)]
-
-    def _select(self, index: Tensor | slice) -> Demonstrations:
-        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "wordings"}
-        return Demonstrations(**rows, wordings=self.wordings)
+        """As `words`, but half of the frames, drawn at random on the frames' device, in another wording."""
+        device = self.instruction.device
+        own = torch.rand(len(self), generator=generator, device=device) < 0.5
+        other = torch.randint(self.wordings.shape[1], (len(self),), generator=generator, device=device)
+        return self.wordings[self.instruction, torch.where(own, 0, other)]
 
 
-def load_demonstrations(directory: Path, held_out: float) -> tuple[list[Demonstration], list[Demonstration]]:
+def load_demonstrations(
+    directory: Path, held_out: float, share: tuple[int, int] = (0, 1)
+) -> tuple[list[Demonstration], list[Demonstration]]:
     """Successful demonstrations of a directory, split by episode.
 
     Args:
         directory: written by `rsd collect`.
         held_out: fraction of episodes kept for validation, the same ones on every call.
+        share: the part that is loaded, see `read_demonstrations`.
 
     Returns:
         training and held-out episodes.
     """
-    episodes = sorted(
-        read_demonstrations(directory, processes=min(16, os.cpu_count() or 1)), key=lambda e: (e.suite, e.task, e.seed)
-    )
+    processes = min(16, os.cpu_count() or 1)
+    episodes = sorted(read_demonstrations(directory, processes, share), key=lambda e: (e.suite, e.task, e.seed))
     if not episodes:
-        raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none")
+        of = "" if share[1] == 1 else f" in part {share[0]} of {share[1]}"
+        raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none{of}")
     chosen = held_out_rows([f"{e.suite} {e.task} {e.seed}" for e in episodes], held_out)
     return [e for i, e in enumerate(episodes) if i not in chosen], [episodes[i] for i in sorted(chosen)]
 

@@ -1,0 +1,66 @@
+"""What a training knows of its episodes without their images, of all processes together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_policy.errors import RSDError
+from rsd_policy.training.team import Team
+from sim_bridge.demonstrations import Demonstration
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The training episodes of all processes.
+
+    Attributes:
+        keys: suite, task, seed and pilot of each.
+        instructions: all that occur.
+        frames: how many.
+        actions: float32 [*, 7]; proprio: float32 [*, 8], of all episodes in a row.
+    """
+
+    keys: list[tuple[str, int, int, str]]
+    instructions: set[str]
+    frames: int
+    actions: NDArray[np.float32]
+    proprio: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, team: Team, episodes: list[Demonstration]) -> Corpus:
+        """From this process's episodes and those of the others."""
+        if not episodes:
+            raise RSDError("training: expected at least one episode, got none; collect more demonstrations")
+        own = cls(
+            [(e.suite, e.task, e.seed, e.pilot) for e in episodes],
+            {e.instruction for e in episodes},
+            sum(len(e.frame_steps) for e in episodes),
+            np.concatenate([e.actions for e in episodes]),
+            np.concatenate([e.proprio for e in episodes]),
+        )
+        parts = team.gather(own)
+        return cls(
+            [key for part in parts for key in part.keys],
+            set().union(*(part.instructions for part in parts)),
+            sum(part.frames for part in parts),
+            np.concatenate([part.actions for part in parts]),
+            np.concatenate([part.proprio for part in parts]),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For the checkpoint's provenance."""
+        suites = sorted({suite for suite, *_ in self.keys})
+        seeds = {suite: [seed for s, _, seed, _ in self.keys if s == suite] for suite in suites}
+        pilots = [pilot for *_, pilot in self.keys if pilot]
+        return {
+            "tasks": {suite: sorted({task for s, task, *_ in self.keys if s == suite}) for suite in suites},
+            "seeds": {suite: [min(seeds[suite]), max(seeds[suite])] for suite in suites},
+            "training_episodes": len(self.keys),
+            "dagger_episodes": len(pilots),
+            "dagger_pilots": sorted(set(pilots)),
+            "frames": self.frames,
+        }
