@@ -206,11 +206,11 @@ def fit(
     groups = [group for part in parts for group in parameter_groups(part, config.weight_decay)]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
     weights = torch.tensor(LEVEL_WEIGHTS, device=device)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     for step in track(range(config.steps), description="drafts", console=Console(stderr=True)):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, config.steps)
-        batch = frames.sample(config.batch_size, generator)
+            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, step / config.steps)
+        batch = frames.rows(frames.draw(config.batch_size, generator))
         tokens = policy.codec.encode(batch.actions)
         losses = []
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):

@@ -125,7 +125,7 @@ class _Phase:
         config = self.config
         while self.step < config.steps:
             for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(self.step, config.warmup_steps, config.steps)
+                group["lr"] = config.learning_rate * schedule(self.step, config.warmup_steps, self.step / config.steps)
             # Drawn from the step's own seed: a resumed training sees the batches that an uninterrupted one sees.
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
             rows = torch.randint(len(self.data), (config.batch_size,), generator=generator)

@@ -32,8 +32,12 @@ from rsd_policy.training.dataset import Demonstrations
 from rsd_policy.training.team import Team
 from rsd_policy.training.validate import accuracy, predict
 
-LEVEL_WEIGHTS = (1.0, 1.0, 1.0, 0.6, 0.5, 0.3, 0.2, 0.2)
-"""Weight of each level's cross-entropy: the last levels are fractions of a millimetre and mostly noise."""
+LEVEL_WEIGHTS = (1.0, 1.0, 0.8, 0.5, 0.3, 0.2, 0.1, 0.1)
+"""Weight of each level's cross-entropy: the last levels are hundredths of a millimetre and mostly noise."""
+
+IMPOSSIBLE = -1e4
+"""Least log-probability in a product with a probability: a digit that a level does not have has -inf, and 0 times -inf
+is not 0."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,14 @@ class TrainConfig:
     """Hyper-parameters; stored in the checkpoint's provenance.
 
     Attributes:
+        seconds: of training, resumed runs counted in, that take the place of `steps`: the learning rate falls as they
+            pass. 0 for a number of steps.
         batch_size: frames per step, of all processes together.
         snapshot_every: steps between two copies of the averaged policy, 0 for none.
     """
 
     steps: int = 4000
+    seconds: float = 0.0
     batch_size: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -58,7 +65,7 @@ class TrainConfig:
     distillation: float = 0.5
     l1_weight: float = 2.0
     seed: int = 0
-    checkpoint_every: int = 250
+    checkpoint_every: int = 500
     validate_every: int = 1000
     snapshot_every: int = 0
 
@@ -99,9 +106,9 @@ class _TrainingModel(nn.Module):
         draft = self.draft.teacher_forced_logits(self.backbone.exit_hidden(x), tokens)
         x = self.backbone.forward_layers(x, self.exit_layer, self.backbone.num_layers)
         hidden = self.backbone.action_hidden(x)
-        main = self.head.teacher_forced_logits(hidden, tokens)
-        actions = self.regressor(self.head.features(hidden)).view(len(pixels), -1, ACTION_DIM)
-        return main, draft, actions
+        features = self.head.features(hidden)
+        main = self.head.level_logits(features, tokens)
+        return main, draft, self.regressor(features).view(len(pixels), -1, ACTION_DIM)
 
 
 def train(
@@ -148,28 +155,28 @@ def train(
     # Every process draws other frames, and a resumed run others than before.
     own_seed = [config.seed, step, team.rank]
     torch.manual_seed(int(np.random.SeedSequence(own_seed).generate_state(1)[0]))
-    generator = torch.Generator(device="cpu").manual_seed(torch.initial_seed())
+    generator = torch.Generator(device).manual_seed(torch.initial_seed())
     batch_size = team.share(config.batch_size)
-    forward = torch.compile(model) if device.type == "cuda" else model
+    forward, augment = model, augment_images
+    if device.type == "cuda":
+        forward, augment = torch.compile(model), torch.compile(augment_images)
     frames = data.to(device)
+    # Once and not for each batch: the codec checks its input, and a check makes the CPU wait for the GPU.
+    labels = policy.codec.encode(frames.actions).to(torch.uint8)
     weights = torch.tensor(LEVEL_WEIGHTS, device=device)
     started = time.monotonic() - seconds
-    last_report = 0.0
-    while step < config.steps:
+    last_report, first_step = 0.0, step
+    pace = _Pace(config, team)
+    while (done := pace.done(step, time.monotonic() - started)) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, config.steps)
-        batch = frames.sample(batch_size, generator)
-        pixels = augment_images(batch.images, config.max_shift, config.colour)
+            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, done)
+        index = frames.draw(batch_size, generator)
+        batch, tokens = frames.rows(index), labels[:, index].long()
+        pixels = augment(batch.images, config.max_shift, config.colour)
         proprio = batch.proprio + config.proprio_noise * policy.mini.proprio_std * torch.randn_like(batch.proprio)
-        tokens = policy.codec.encode(batch.actions)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             main, draft, actions = forward(pixels, proprio, batch.reworded(generator), tokens)
-        main_loss, main_hit = token_loss(main.float(), tokens, batch.mask, weights)
-        label_loss, draft_hit = token_loss(draft.float(), tokens, batch.mask, weights)
-        taught = distillation_loss(draft.float(), main.float(), weights)
-        draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
-        l1 = ((actions.float() - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
-        loss = main_loss + config.draft_weight * draft_loss + config.l1_weight * l1
+        loss, hits = _loss(main.float(), draft.float(), actions.float(), tokens, batch, weights, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         team.average_gradients(model.parameters())
@@ -179,28 +186,76 @@ def train(
         decay = min(config.ema_decay, (1.0 + step) / (10.0 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
         seconds = time.monotonic() - started
-        if seconds - last_report > 1.0 or step == config.steps:
+        if seconds - last_report > 1.0:
             last_report = seconds
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
+            running = _progress(step, seconds, loss, hits)
             if team.leads:
-                report(Progress(step, seconds, value, tuple(main_hit.tolist()), tuple(draft_hit.tolist())))
+                report(running)
         if not team.leads:
             continue
-        if step % config.validate_every == 0 or step == config.steps:
+        if step % config.validate_every == 0:
             report(Validation(step, _validate(policy, average, held_out, device)))
         if snapshot and config.snapshot_every and step % config.snapshot_every == 0:
             snapshot(step, _averaged(policy, average))
-        if step % config.checkpoint_every == 0 or step == config.steps:
+        if step % config.checkpoint_every == 0:
             _save_state(state_path, model, average, optimizer, step, seconds)
+    if team.leads and step > first_step:
+        report(_progress(step, seconds, loss, hits))
+        if step % config.validate_every:
+            report(Validation(step, _validate(policy, average, held_out, device)))
+        _save_state(state_path, model, average, optimizer, step, seconds)
     for name in ("backbone", "head", "draft"):
         module = policy.modules()[name]
         module.load_state_dict(getattr(average, name).state_dict())
         module.eval().requires_grad_(False)
-    run = {"seconds": round(seconds, 1), "device": _name(device), "processes": team.size}
+    run = {"steps": step, "seconds": round(seconds, 1), "device": _name(device), "processes": team.size}
     policy.manifest["provenance"]["training"] = asdict(config) | run
     return policy
+
+
+class _Pace:
+    """How much of a training is done, the same in every process: they must agree on the learning rate and the end."""
+
+    EVERY = 20
+    """Steps between two looks at the clock, which make the processes wait for each other."""
+
+    def __init__(self, config: TrainConfig, team: Team) -> None:
+        self._config, self._team = config, team
+        self._due, self._passed = 0, 0.0
+
+    def done(self, step: int, seconds: float) -> float:
+        """Share of the steps or of the time; the first process's clock counts."""
+        if not self._config.seconds:
+            return step / self._config.steps
+        if step >= self._due:
+            self._due, self._passed = step + self.EVERY, self._team.agree(seconds / self._config.seconds)
+        return self._passed
+
+
+def _loss(
+    main: Tensor,
+    draft: Tensor,
+    actions: Tensor,
+    tokens: Tensor,
+    batch: Demonstrations,
+    weights: Tensor,
+    config: TrainConfig,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The training loss (see the module's docstring), and both heads' accuracies per level."""
+    main_loss, main_hit = token_loss(main, tokens, batch.mask, weights)
+    label_loss, draft_hit = token_loss(draft, tokens, batch.mask, weights)
+    taught = distillation_loss(draft, main, weights)
+    draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
+    l1 = ((actions - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+    return main_loss + config.draft_weight * draft_loss + config.l1_weight * l1, (main_hit, draft_hit)
+
+
+def _progress(step: int, seconds: float, loss: Tensor, hits: tuple[Tensor, Tensor]) -> Progress:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
+    main, draft = (tuple(hit.tolist()) for hit in hits)
+    return Progress(step, seconds, value, main, draft)
 
 
 def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,7 +281,7 @@ def distillation_loss(draft: Tensor, main: Tensor, weights: Tensor) -> Tensor:
     """
     levels = len(draft)
     teacher = main[:levels].detach().softmax(-1)
-    entropy = -(teacher * draft.log_softmax(-1)).sum(-1).mean(dim=(1, 2, 3))
+    entropy = -(teacher * draft.log_softmax(-1).clamp(min=IMPOSSIBLE)).sum(-1).mean(dim=(1, 2, 3))
     return (entropy * weights[:levels]).sum()
 
 
@@ -245,12 +300,10 @@ def _validate(
     return figures
 
 
-def schedule(step: int, warmup_steps: int, steps: int) -> float:
-    """Linear warm-up, then cosine to 2 %."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    fraction = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, fraction)))
+def schedule(step: int, warmup_steps: int, done: float) -> float:
+    """Factor of the learning rate: a cosine from 1 to 2 % as `done` goes from 0 to 1, after a linear warm-up."""
+    warmth = min(1.0, (step + 1) / max(1, warmup_steps))
+    return warmth * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

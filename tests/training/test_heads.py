@@ -73,12 +73,12 @@ def run(tmp_path: Path, *arguments: str) -> Path:
 def test_trained_heads_make_a_policy_that_says_what_the_demonstrations_say(tmp_path: Path) -> None:
     saved(tmp_path / "policy")
     collected(tmp_path / "demos", 6)
-    out = run(tmp_path, "--steps", "150", "--batch-size", "16", "--held-out", "0.3", "--head-width", "32")
+    out = run(tmp_path, "--steps", "350", "--batch-size", "16", "--held-out", "0.3", "--head-width", "32")
     manifest = json.loads((out / "manifest.json").read_text())
     figures = manifest["accuracy"]
     training = manifest["provenance"]["data"]["training_episodes"]
     assert 0 < training < 6 and figures["frames"] == 6 * (6 - training)
-    # one of three digits is right by chance
+    # one of nine digits of L0, and of three of the others, is right by chance
     assert np.mean(figures["head_teacher_forced_per_level"]) > 0.9
     assert np.mean(figures["draft_teacher_forced_per_level"]) > 0.85
     assert np.mean(figures["draft_equals_head_per_level"]) > 0.85

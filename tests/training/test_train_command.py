@@ -49,6 +49,18 @@ def test_a_training_goes_on_with_more_demonstrations_and_keeps_its_scales(tmp_pa
     assert (out / "step-000002" / "manifest.json").is_file()
 
 
+def test_a_training_by_the_clock_ends_when_its_time_is_over_also_when_resumed(tmp_path: Path) -> None:
+    data, out = collected(tmp_path / "demos", range(3)), tmp_path / "out"
+    clock = ["--layers", "2", "--exit-layer", "1", "--exit-readers", "1", "--batch-size", "2", "--device", "cpu",
+             "--data", str(data), "--out", str(out), "--steps", "1", "--seconds", "2"]  # fmt: skip
+    assert main(clock) == 0
+    first = json.loads((out / "manifest.json").read_text())["provenance"]["training"]
+    assert first["steps"] > 1 and first["seconds"] >= 2
+    (out / "manifest.json").unlink()
+    assert main(clock) == 0
+    assert json.loads((out / "manifest.json").read_text())["provenance"]["training"]["steps"] == first["steps"]
+
+
 def test_a_training_that_saved_no_state_begins_anew(tmp_path: Path) -> None:
     data, out = collected(tmp_path / "demos", range(3)), tmp_path / "out"
     out.mkdir()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from rsd_policy.backbones.mini import WordTokenizer
 from rsd_policy.errors import RSDError
@@ -67,7 +68,7 @@ def test_tasks_are_drawn_by_their_weight_whatever_their_length() -> None:
         8,
         task_weights={("libero_spatial", 1): 3.0},
     )
-    drawn = frames.sample(4000, torch.Generator().manual_seed(0))
+    drawn = frames.rows(frames.draw(4000, torch.Generator().manual_seed(0)))
     last_of_short = frames.actions[-1, 0, 0]
     share = (drawn.actions[:, 0, 0] == last_of_short).double().mean().item()
     assert share == pytest.approx(0.75 / 4, abs=0.03)  # task 1 has 3/4 of the weight and 4 frames
@@ -120,7 +121,8 @@ def test_frames_are_given_in_other_words_in_half_of_the_draws() -> None:
     frames = to_frames([episode(0), episode(2)], WordTokenizer(WORDS), 8)
     own = torch.tensor(WordTokenizer(WORDS)("pick up the bowl"))
     assert torch.equal(frames.words(), own.expand(20, -1))
-    drawn = frames.sample(400, torch.Generator().manual_seed(0)).reworded(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = frames.rows(frames.draw(400, generator)).reworded(generator)
     share = (drawn == own).all(1).double().mean().item()
     assert 0.4 < share < 0.75  # half, and what other wordings repeat
 
@@ -139,24 +141,24 @@ def test_loop_learns_resumes_and_predicts(tmp_path: Path) -> None:
     frames = constant_frames(32)
     log = TrainingLog(tmp_path / "log.jsonl")
     config = TrainConfig(
-        steps=60, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=60
+        steps=80, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=80
     )
     state = tmp_path / "state.pt"
     policy = train(small_policy(), frames, frames, config, CPU, state, log.append)
     first, last = min(log.progress), max(log.progress)
     assert log.progress[last].loss < 0.5 * log.progress[first].loss
     resumed: list[Progress | Validation] = []
-    longer = TrainConfig(steps=62, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9)
+    longer = TrainConfig(steps=82, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9)
     train(small_policy(1), frames, frames, longer, CPU, state, resumed.append)
     final = [r for r in resumed if isinstance(r, Progress)][-1]
-    assert final.step == 62 and final.loss < 0.5 * log.progress[first].loss
-    assert [r.step for r in resumed if isinstance(r, Validation)] == [62]
+    assert final.step == 82 and final.loss < 0.5 * log.progress[first].loss
+    assert [r.step for r in resumed if isinstance(r, Validation)] == [82]
     figures = accuracy(predict(policy, frames, CPU), [0.1] * 6)
     assert figures["head_teacher_forced_per_level"][0] > 0.9
     assert figures["frames"] == 32
     again = TrainingLog(tmp_path / "log.jsonl")
-    assert again.validations[60].figures == log.validations[60].figures
-    assert again.validations[60].figures["draft_equals_head_per_level"][0] > 0.8
+    assert again.validations[80].figures == log.validations[80].figures
+    assert again.validations[80].figures["draft_equals_head_per_level"][0] > 0.8
     assert [again.progress[s].loss for s in again.progress] == [log.progress[s].loss for s in log.progress]
 
 
@@ -169,3 +171,15 @@ def test_distillation_pulls_the_draft_to_the_main_heads_probabilities() -> None:
     probabilities = main[:3].softmax(-1)
     entropy = -(probabilities * probabilities.log()).sum(-1).mean(dim=(1, 2, 3)).sum()
     torch.testing.assert_close(least, entropy)
+
+
+def test_a_digit_that_a_level_does_not_have_adds_nothing_to_the_distillation() -> None:
+    """Its logit is -inf on both sides, and 0 times -inf would be no number."""
+    main = torch.randn(8, 2, 8, 7, 3, generator=torch.Generator().manual_seed(0))
+    draft = torch.randn(3, 2, 8, 7, 3, generator=torch.Generator().manual_seed(1))
+    weights = torch.ones(8)
+    padded = functional.pad(draft, (0, 6), value=float("-inf")).requires_grad_()
+    loss = distillation_loss(padded, functional.pad(main, (0, 6), value=float("-inf")), weights)
+    torch.testing.assert_close(loss, distillation_loss(draft, main, weights))
+    loss.backward()
+    assert padded.grad is not None and bool(torch.isfinite(padded.grad).all())
