@@ -58,7 +58,9 @@ class Drag:
             velocity = scene.hand_velocity()[:2]
             command = GAIN * (self._waypoint(scene, position[:2]) - position[:2] - 0.08 * velocity) / METRES_PER_UNIT
             command *= SPEED / max(SPEED, float(np.abs(command).max()))
-            return action(np.append(command, -PRESS), turn, CLOSE)
+            # a stretched arm that draws the hand in lifts it: it would slide over the object without moving it
+            lifted = max(0.0, float(tips) - floor)
+            return action(np.append(command, -PRESS - GAIN * lifted / METRES_PER_UNIT), turn, CLOSE)
         self.phase = "approach"
         obstacles = np.concatenate([points, scene.obstacle_points(target)])
         hand_map = HeightMap(obstacles, scene.support_height(floor)).grown(0.05)
