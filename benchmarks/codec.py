@@ -75,6 +75,9 @@ TIE = 0.02
 """Ratios of entropy-coded errors this near to 1 are ties: another training of the learned coder changes them as much
 (docs/codec.md). At a fixed rate bits are counted, not learned, and there are no ties."""
 
+EQUAL = 1e-3
+"""Larger by less than this is equal: the same cells of two codecs differ in the last bits of their centres."""
+
 
 def main(argv: list[str]) -> int:
     """Measure, print, write. Returns 0, 2 for wrong arguments or data, 3 when a package is missing."""
@@ -230,8 +233,8 @@ def _against(peer: str, rate: str, rows: Sequence[dict[str, Any]]) -> tuple[str,
         ratios = {row["levels"]: row[OURS][unit] / row[peer][unit] for row in rows if row[peer][unit] is not None}
         if not ratios:
             return None
-        ties = {levels: ratio for levels, ratio in ratios.items() if abs(ratio - 1.0) <= slack}
-        worse = {levels: ratio for levels, ratio in ratios.items() if ratio > 1.0 and levels not in ties}
+        ties = {levels: ratio for levels, ratio in ratios.items() if abs(ratio - 1.0) < slack}
+        worse = {levels: ratio for levels, ratio in ratios.items() if ratio > 1.0 + EQUAL and levels not in ties}
         parts[unit] = f"{len(ratios) - len(worse)}/{len(ratios)}" + _places(worse=worse, tie=ties)
         if unit == JUDGED:
             met = not worse

@@ -199,6 +199,7 @@ def test_the_error_over_all_axes_is_judged_and_the_others_are_told() -> None:
     assert line == (
         "fixed rate, no worse than uniform bins over all axes: 3/3; mm alone 3/3; rad alone 2/3 (worse at L0 x2.00)"
     )
+    assert "rad alone 3/3;" in verdict("bits", rad=[1.0, 1.0, 1.0 + 1e-6])[0] + ";", "the same cells"
     line, met = verdict("bits", all_axes=[0.9, 0.9, 1.01])
     assert not met and "over all axes: 2/3 (worse at L0-L2 x1.01); mm alone 3/3" in line
 
