@@ -112,7 +112,7 @@ class PickPlace:
         elif self._grip >= GRIP_STEPS and not self._reopen:
             self._start_carry(scene)
             return
-        elif self._displaced(scene):
+        elif self._grip == 0 and self._displaced(scene):
             self._misses_here = 0
             self._choose_grasp(scene)
         self._approach_or_close(scene)
