@@ -157,9 +157,8 @@ def train(
     torch.manual_seed(int(np.random.SeedSequence(own_seed).generate_state(1)[0]))
     generator = torch.Generator(device).manual_seed(torch.initial_seed())
     batch_size = team.share(config.batch_size)
-    forward, augment = model, augment_images
-    if device.type == "cuda":
-        forward, augment = torch.compile(model), torch.compile(augment_images)
+    compiled = torch.compile if device.type == "cuda" else _as_it_is
+    forward, augment = compiled(model), compiled(augment_images)
     frames = data.to(device)
     # Once and not for each batch: the codec checks its input, and a check makes the CPU wait for the GPU.
     labels = policy.codec.encode(frames.actions).to(torch.uint8)
@@ -211,6 +210,10 @@ def train(
     run = {"steps": step, "seconds": round(seconds, 1), "device": _name(device), "processes": team.size}
     policy.manifest["provenance"]["training"] = asdict(config) | run
     return policy
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 class _Pace:
