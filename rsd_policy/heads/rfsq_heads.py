@@ -112,10 +112,11 @@ class RFSQHead(nn.Module):
     def level_logits(self, context: Tensor, tokens: Tensor) -> Tensor:
         """`teacher_forced_logits` from `features`, for those who need them for more than one labelling."""
         logits = []
+        digit_values = torch.arange(max(self.bins), device=context.device)
         for level in range(self.levels):
             logits.append(self._padded(self.level_mlp[level](context)))
             digits = tokens[level].reshape(context.shape[:2])
-            chosen = functional.one_hot(digits, max(self.bins)).to(context.dtype)
+            chosen = (digits[..., None] == digit_values).to(context.dtype)
             # A product and no look-up, whose gradient would add thousands of positions to a few numbers one by one.
             context = context + chosen @ self.digit_embedding[level]
         return torch.stack(logits).unflatten(2, (self.horizon, ACTION_DIM))
