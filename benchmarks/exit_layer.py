@@ -50,11 +50,11 @@ from rsd_policy.evaluation.summary import write_atomically
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations, load_demonstrations, to_frames
+from rsd_policy.training.flat import parameter_groups
 from rsd_policy.training.trainer import (
     LEVEL_WEIGHTS,
     TrainConfig,
     distillation_loss,
-    parameter_groups,
     schedule,
     token_loss,
 )

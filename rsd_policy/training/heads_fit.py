@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError, RSDError
 from rsd_policy.heads import RFSQHead
+from rsd_policy.training.flat import parameter_groups
 from rsd_policy.training.heads_extract import HiddenStates
-from rsd_policy.training.trainer import LEVEL_WEIGHTS, parameter_groups, schedule, token_loss
+from rsd_policy.training.trainer import LEVEL_WEIGHTS, schedule, token_loss
 from rsd_policy.training.validate import HiddenBatch
 
 PHASES = ("head", "draft")

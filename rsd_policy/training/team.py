@@ -13,13 +13,12 @@ nothing is computed during the reduction (85 MB a step for the shipped `mini`); 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed
 
 from rsd_policy.errors import RSDError
 
@@ -81,16 +80,11 @@ class Team:
             raise RSDError(f"batch size: expected a multiple of {self.size} processes, got {batch_size}")
         return batch_size // self.size
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the team."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+    def average(self, vector: Tensor) -> None:
+        """Replace a vector by its mean over the team, in place."""
+        if self.size > 1:
+            distributed.all_reduce(vector)
+            vector /= self.size
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of their ranks."""

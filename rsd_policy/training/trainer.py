@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rsd_policy.errors import NonFiniteError
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations
+from rsd_policy.training.flat import FlatTraining
 from rsd_policy.training.team import Team
 from rsd_policy.training.validate import accuracy, predict
 
@@ -90,17 +91,23 @@ class Validation:
 
 
 class _TrainingModel(nn.Module):
-    """Policy parts plus the auxiliary regressor, with one forward for the compiler."""
+    """Policy parts plus the auxiliary regressor, with one forward, losses included, for the compiler."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, config: TrainConfig) -> None:
         super().__init__()
+        self.config = config
+        self.level_weights: Tensor
+        self.register_buffer("level_weights", torch.tensor(LEVEL_WEIGHTS), persistent=False)
         self.backbone = policy.mini
         self.head = policy.head
         self.draft = policy.draft
         self.exit_layer = policy.exit_layer
         self.regressor = nn.Linear(policy.head.width, 1)
 
-    def forward(self, pixels: Tensor, proprio: Tensor, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, proprio: Tensor, words: Tensor, tokens: Tensor, actions: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of the module's docstring, and the accuracies per level of main head and draft."""
         x = self.backbone.embed_pixels(pixels, proprio, words)
         x = self.backbone.forward_layers(x, 0, self.exit_layer)
         draft = self.draft.teacher_forced_logits(self.backbone.exit_hidden(x), tokens)
@@ -108,7 +115,19 @@ class _TrainingModel(nn.Module):
         hidden = self.backbone.action_hidden(x)
         features = self.head.features(hidden)
         main = self.head.level_logits(features, tokens)
-        return main, draft, self.regressor(features).view(len(pixels), -1, ACTION_DIM)
+        regressed = self.regressor(features).view(len(pixels), -1, ACTION_DIM)
+        return self._loss(main.float(), draft.float(), regressed.float(), tokens, actions, mask)
+
+    def _loss(
+        self, main: Tensor, draft: Tensor, regressed: Tensor, tokens: Tensor, actions: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config, weights = self.config, self.level_weights
+        main_loss, main_hit = token_loss(main, tokens, mask, weights)
+        label_loss, draft_hit = token_loss(draft, tokens, mask, weights)
+        taught = distillation_loss(draft, main, weights)
+        draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
+        l1 = ((regressed - actions).abs().mean(-1) * mask).sum() / mask.sum().clamp(min=1)
+        return main_loss + config.draft_weight * draft_loss + config.l1_weight * l1, main_hit, draft_hit
 
 
 def train(
@@ -140,11 +159,9 @@ def train(
     """
     team = team or Team()
     torch.manual_seed(config.seed)
-    model = _TrainingModel(policy).to(device).train().requires_grad_(True)
-    average = copy.deepcopy(model).requires_grad_(False)
-    groups = parameter_groups(model, config.weight_decay)
-    fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
+    model = _TrainingModel(policy, config).to(device).train().requires_grad_(True)
+    training = FlatTraining(model, config.learning_rate, config.weight_decay)
+    average, optimizer = training.average, training.optimizer
     step, seconds = 0, 0.0
     if state_path.is_file():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -162,28 +179,20 @@ def train(
     frames = data.to(device)
     # Once and not for each batch: the codec checks its input, and a check makes the CPU wait for the GPU.
     labels = policy.codec.encode(frames.actions).to(torch.uint8)
-    weights = torch.tensor(LEVEL_WEIGHTS, device=device)
     started = time.monotonic() - seconds
     last_report, first_step = 0.0, step
     pace = _Pace(config, team)
     while (done := pace.done(step, time.monotonic() - started)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, done)
         index = frames.draw(batch_size, generator)
         batch, tokens = frames.rows(index), labels[:, index].long()
         pixels = augment(batch.images, config.max_shift, config.colour)
         proprio = batch.proprio + config.proprio_noise * policy.mini.proprio_std * torch.randn_like(batch.proprio)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            main, draft, actions = forward(pixels, proprio, batch.reworded(generator), tokens)
-        loss, hits = _loss(main.float(), draft.float(), actions.float(), tokens, batch, weights, config)
-        optimizer.zero_grad(set_to_none=True)
+            loss, *hits = forward(pixels, proprio, batch.reworded(generator), tokens, batch.actions, batch.mask)
         loss.backward()
-        team.average_gradients(model.parameters())
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        decay = min(config.ema_decay, (2.0 + step) / (11.0 + step))
+        training.step(schedule(step, config.warmup_steps, done), decay, team)
         step += 1
-        decay = min(config.ema_decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
         seconds = time.monotonic() - started
         if seconds - last_report > 1.0:
             last_report = seconds
@@ -235,25 +244,7 @@ class _Pace:
         return self._passed
 
 
-def _loss(
-    main: Tensor,
-    draft: Tensor,
-    actions: Tensor,
-    tokens: Tensor,
-    batch: Demonstrations,
-    weights: Tensor,
-    config: TrainConfig,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The training loss (see the module's docstring), and both heads' accuracies per level."""
-    main_loss, main_hit = token_loss(main, tokens, batch.mask, weights)
-    label_loss, draft_hit = token_loss(draft, tokens, batch.mask, weights)
-    taught = distillation_loss(draft, main, weights)
-    draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
-    l1 = ((actions - batch.actions).abs().mean(-1) * batch.mask).sum() / batch.mask.sum().clamp(min=1)
-    return main_loss + config.draft_weight * draft_loss + config.l1_weight * l1, (main_hit, draft_hit)
-
-
-def _progress(step: int, seconds: float, loss: Tensor, hits: tuple[Tensor, Tensor]) -> Progress:
+def _progress(step: int, seconds: float, loss: Tensor, hits: Sequence[Tensor]) -> Progress:
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteError(f"training loss at step {step}: expected a finite number, got {value}")
@@ -307,14 +298,6 @@ def schedule(step: int, warmup_steps: int, done: float) -> float:
     """Factor of the learning rate: a cosine from 1 to 2 % as `done` goes from 0 to 1, after a linear warm-up."""
     warmth = min(1.0, (step + 1) / max(1, warmup_steps))
     return warmth * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms, positions and embeddings do not."""
-    decay = [p for n, p in model.named_parameters() if p.ndim >= 2 and not n.endswith(("position", "slot", "queries"))]
-    held = {id(p) for p in decay}
-    rest = [p for p in model.parameters() if id(p) not in held]
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def _save_state(

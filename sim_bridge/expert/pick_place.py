@@ -161,16 +161,20 @@ class PickPlace:
     def _at_grasp(self, scene: Scene, *, closing: bool) -> bool:
         """The hand is where it should close; fingers that already do so may push it off a little."""
         error = scene.position(self.goal.target) + self._grasp.offset - scene.hand_position()
-        turn = float(np.linalg.norm(turn_to(scene, self._grasp.angle)))
+        turn = float(np.linalg.norm(self._turn(scene)))
         distance, height = float(np.linalg.norm(error[:2])), abs(float(error[2]))
         if closing or self.phase == "close":
             return distance < 0.02 and height < 0.018 and turn < 0.3
         return distance < 0.008 and height < 0.010 and turn < 0.1
 
+    def _turn(self, scene: Scene) -> Array:
+        """[3], rotation still to do to the grasp, rad."""
+        return turn_to(scene, self._grasp.angle)
+
     def _approach(self, scene: Scene) -> Array:
         hand = scene.hand_position()
         site = scene.position(self.goal.target) + self._grasp.offset
-        turn = turn_to(scene, self._grasp.angle)
+        turn = self._turn(scene)
         distance = float(np.linalg.norm(site[:2] - hand[:2]))
         # once the fingers are astride, a small drift must not send the hand up again
         astride = hand[2] - grasping.TIP_BELOW < self._target_top
@@ -186,7 +190,7 @@ class PickPlace:
 
     def _close(self, scene: Scene) -> Array:
         site = scene.position(self.goal.target) + self._grasp.offset
-        return hold(scene, site, turn_to(scene, self._grasp.angle), CLOSE)
+        return hold(scene, site, self._turn(scene), CLOSE)
 
     # -- carry: lift, transport and lower, keeping the object-to-hand offset
 

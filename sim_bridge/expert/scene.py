@@ -36,8 +36,8 @@ class Goal:
 
     Attributes:
         predicate: one of `ORDER`, or "aside": the target is to leave room for opening the drawer of the region `place`.
-        target: name of the object to move; of the fixture to turn on; of the region of the drawer to open
-            or close.
+        target: name of the object to move; of the fixture to turn on, or whose door to close; of the region of the
+            drawer to open or close.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
         shared: another object is to go to the same place.
     """
@@ -46,6 +46,27 @@ class Goal:
     target: str
     place: str
     shared: bool = False
+
+
+@dataclass(frozen=True)
+class Door:
+    """A hinged door as it stands now; directions are level unit vectors [3].
+
+    Attributes:
+        hinge: [3], a point on the hinge's axis, m.
+        along: from the hinge to the free edge.
+        outwards: out of the panel's outer side.
+        front: the same, were the door closed.
+        length: of the panel, m. face: distance of its outer side from the hinge's axis, m. top: its height, m.
+    """
+
+    hinge: Array
+    along: Array
+    outwards: Array
+    front: Array
+    length: float
+    face: float
+    top: float
 
 
 class Scene:
@@ -283,6 +304,35 @@ class Scene:
         bar = points[reach > reach.max() - HANDLE_THICKNESS]
         return (bar.max(axis=0) + bar.min(axis=0)) / 2, outwards
 
+    def has_door(self, name: str) -> bool:
+        """A fixture, or the one that a region belongs to, has a hinged door."""
+        return self._door_joint(name) is not None
+
+    def door(self, name: str) -> Door:
+        """The door of a fixture, or of the one that a region belongs to."""
+        joint = self._door_joint(name)
+        assert joint is not None, name
+        part = int(self._model.jnt_bodyid[joint.id])
+        shapes = [entry for entry in self._points[self._root(name)] if self._model.geom_bodyid[entry[0]] == part]
+        panel = self._placed([max(shapes, key=lambda entry: float(self._model.geom_aabb[entry[0], 3:].prod()))])
+        hinge, axis = self._data.xanchor[joint.id].copy(), self._data.xaxis[joint.id]
+        closed = joint.range[int(np.argmin(np.abs(joint.range)))]
+        left = float(closed - self._data.qpos[joint.qposadr[0]])
+        shut = axis * np.sign(joint.range.sum()) * -1.0
+        spread = np.linalg.eigh(np.cov(panel[:, :2].T))[1][:, 1]
+        along = np.append(spread * np.sign(spread @ (panel.mean(axis=0) - hinge)[:2]), 0.0)
+        outwards = np.cross(along, shut)
+        front = np.cos(left) * outwards + np.sin(left) * np.cross(axis, outwards)
+        offsets = panel - hinge
+        length, face = float((offsets @ along).max()), float((offsets @ outwards).max())
+        return Door(hinge, along, outwards, front, length, face, float(panel[:, 2].max()))
+
+    def _door_joint(self, name: str) -> Any:
+        site = self._raw.object_sites_dict.get(name)
+        fixture = self._raw.fixtures_dict.get(name if site is None else site.parent_name)
+        joints = [] if fixture is None else [self._model.joint(joint) for joint in fixture.joints]
+        return next((joint for joint in joints if joint.type[0] == mujoco.mjtJoint.mjJNT_HINGE), None)
+
     def drawer_travel(self, region: str) -> Array:
         """[3], how far the drawer of a region may still be pulled out, m."""
         joint = self._model.joint(self._raw.object_sites_dict[region].joints[0])
@@ -293,8 +343,8 @@ class Scene:
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
-        if predicate == "close" and not self.is_drawer(target):
-            raise SimulationError(f"scripted expert: expected a drawer to close, got '{target}'; see `--list`")
+        if predicate == "close" and not (self.is_drawer(target) or self.has_door(target)):
+            raise SimulationError(f"scripted expert: expected a drawer or a door to close, got '{target}'; see `--list`")
         sharing = [state for state in self._raw.parsed_problem["goal_state"] if place and state[-1] == place]
         return Goal(predicate, target, place, len(sharing) > 1)
 

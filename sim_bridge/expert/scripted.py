@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_bridge.expert.close_door import CloseDoor
 from sim_bridge.expert.close_drawer import CloseDrawer
 from sim_bridge.expert.drag import FLAT, Drag
 from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
 from sim_bridge.expert.open_drawer import OpenDrawer, withdraw, withdrawing
 from sim_bridge.expert.pick_place import PickPlace
+from sim_bridge.expert.put_inside import PutInside
 from sim_bridge.expert.scene import Goal, Scene
 from sim_bridge.expert.set_aside import SetAside, in_the_way
 from sim_bridge.expert.turn_knob import TurnKnob
@@ -26,7 +28,7 @@ much lower than it, m: an object that fell off the table."""
 PHASE_STEPS = 120
 """A phase that lasts longer than this many control steps leads nowhere: an object is pressed against another."""
 
-Skill = PickPlace | TurnKnob | Drag | OpenDrawer | CloseDrawer
+Skill = PickPlace | TurnKnob | Drag | OpenDrawer | CloseDrawer | CloseDoor
 
 
 def _skill(scene: Scene, goal: Goal) -> Skill:
@@ -35,11 +37,13 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
     if goal.predicate == "aside":
         return SetAside(scene, goal)
     if goal.predicate == "close":
-        return CloseDrawer(scene, goal)
+        return CloseDoor(scene, goal) if scene.has_door(goal.target) else CloseDrawer(scene, goal)
     if goal.predicate == "turnon":
         return TurnKnob(scene, goal)
     if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
         return Drag(scene, goal)
+    if scene.has_door(goal.place):
+        return PutInside(scene, goal)
     return PickPlace(scene, goal)
 
 

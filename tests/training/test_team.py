@@ -30,16 +30,21 @@ def _member(rank: int, port: int, out: Path) -> None:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     team, device = Team.join(CPU)
-    parameter = torch.nn.Parameter(torch.zeros(3))
-    untouched = torch.nn.Parameter(torch.zeros(2))
-    (parameter * (rank + 1.0)).sum().backward()
-    team.average_gradients([parameter, untouched])
+    vector = torch.full((3,), rank + 1.0)
+    team.average(vector)
     reports: list[object] = []
     frames = constant_frames(32)
     state_path = out / f"state{rank}.pt"
     policy = train(small_policy(), frames, frames, CONFIG, device, state_path, reports.append, team)
     weights = {name: module.state_dict() for name, module in policy.modules().items()}
-    found = {"weights": weights, "gradient": parameter.grad, "reports": len(reports), "seed": torch.initial_seed()}
+    found = {
+        "weights": weights,
+        "mean": vector,
+        "agreed": team.agree(rank + 7.0),
+        "gathered": team.gather(rank),
+        "reports": len(reports),
+        "seed": torch.initial_seed(),
+    }
     torch.save(found, out / f"member{rank}.pt")
     team.leave()
 
@@ -50,7 +55,9 @@ def test_two_processes_hold_the_same_weights_and_draw_different_frames(tmp_path:
         port = listener.getsockname()[1]
     multiprocessing.spawn(_member, args=(port, tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"member{rank}.pt") for rank in (0, 1))
-    assert first["gradient"].tolist() == second["gradient"].tolist() == [1.5] * 3
+    for member in (first, second):
+        assert member["mean"].tolist() == [1.5] * 3
+        assert member["agreed"] == 7.0 and member["gathered"] == [0, 1]
     assert first["seed"] != second["seed"]
     start = small_policy().modules()["head"].state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in first["weights"]["head"].items())
