@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Makes a `mini` for all suites from nothing on one host with GPUs: demonstrations, a pilot, corrections of what the pilot
+# gets into (DAgger), the policy, its gate, and the evaluation on canonical initial states.
+#
+#   bash benchmarks/make_mini.sh OUT
+#
+# Stages take the seconds below, which fit 4 GPUs and 64 cores; give more where there are fewer. A finished stage
+# (OUT/done) is not done again: the same command goes on. OUT/status tells what was done when, OUT/log holds the output.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$(realpath -m "${1:?usage: bash benchmarks/make_mini.sh OUT}")
+
+PYTHON=${PYTHON:-.venv/bin/python}
+DEVICE=${DEVICE:-cuda}
+GPUS=${GPUS:-$(nvidia-smi -L | wc -l)}
+WORKERS=${WORKERS:-$(($(nproc) - 4))}
+PILOT_AFTER=${PILOT_AFTER:-150}     # s of collecting before the pilot is trained; collecting goes on meanwhile
+PILOT_SECONDS=${PILOT_SECONDS:-150} # s of training, compilation (about 80) included
+DAGGER_SECONDS=${DAGGER_SECONDS:-200}
+TRAIN_SECONDS=${TRAIN_SECONDS:-420}
+BATCH=${BATCH:-$((512 * GPUS))}
+EPISODES=${EPISODES:-16} # calibration rollouts per task
+TRIALS=${TRIALS:-20}     # evaluated initial states per task
+TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-} # of rsd train, further ones
+# suite, tasks and per cent of the workers: libero_10's episodes are the longest and need the most
+PLAN=${PLAN:-"libero_10 0-4 20
+libero_10 5-9 20
+libero_goal 0-4 14
+libero_goal 5-9 14
+libero_spatial 0-9 16
+libero_object 0-9 16"}
+
+mkdir -p "$out/log" "$out/done"
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor} PYTHONUNBUFFERED=1
+
+say() { echo "$(date -u +%H:%M:%S) $*" | tee -a "$out/status"; }
+rsd() { "$PYTHON" -m rsd_policy.cli "$@"; }
+demonstrations() { find "$out/demos" -name '*.hdf5' 2>/dev/null | wc -l; }
+
+# all_end_well PID...: wait; an interrupt (status 130) is how a collection is ended by the clock
+all_end_well() {
+    local pid status
+    for pid in "$@"; do
+        status=0
+        wait "$pid" || status=$?
+        [ $status -eq 0 ] || [ $status -eq 130 ] || { say "a command ended with $status, see $out/log" && return 1; }
+    done
+}
+
+# of_plan NAME COMMAND...: the command for every line of the plan at once, each on one GPU with its share of the workers
+of_plan() {
+    local name=$1 line=0 suite tasks share pids=()
+    shift
+    while read -r suite tasks share; do
+        CUDA_VISIBLE_DEVICES=$((line % GPUS)) "$@" --task-suite "$suite" --tasks "$tasks" \
+            --workers $((WORKERS * share / 100 > 0 ? WORKERS * share / 100 : 1)) \
+            >"$out/log/$name-$suite-$tasks.log" 2>&1 &
+        pids+=($!)
+        line=$((line + 1))
+    done <<<"$PLAN"
+    all_end_well "${pids[@]}"
+}
+
+# collect NAME SECONDS FIRST_SEED [arguments]
+collect() {
+    local name=$1 seconds=$2 seed=$3
+    shift 3
+    of_plan "$name" timeout --preserve-status -s INT "$seconds" "$PYTHON" -m rsd_policy.cli collect --demos 2000 \
+        --seed "$seed" --out "$out/demos" "$@"
+}
+
+# train DIRECTORY SECONDS
+train() {
+    say "train $1 for $2 s on $(demonstrations) demonstrations"
+    OMP_NUM_THREADS=4 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" \
+        -m rsd_policy.training.cli --data "$out/demos" --out "$out/$1" --seconds "$2" --batch-size "$BATCH" \
+        --device "$DEVICE" --held-out 0.02 --oversample libero_10:{0..9} $TRAIN_ARGUMENTS >"$out/log/train-$1.log" 2>&1
+}
+
+# once STAGE COMMAND...
+once() {
+    local stage=$1
+    shift
+    [ -e "$out/done/$stage" ] && return
+    "$@"
+    touch "$out/done/$stage"
+    say "done: $stage, $(demonstrations) demonstrations"
+}
+
+demonstrate() {
+    collect first $((PILOT_AFTER + PILOT_SECONDS + 40)) 1000 &
+    local collecting=$!
+    sleep "$PILOT_AFTER"
+    train pilot "$PILOT_SECONDS"
+    all_end_well $collecting
+}
+
+rollouts() {
+    of_plan rollouts "$PYTHON" -m rsd_policy.cli calibrate --policy "$out/mini" --episodes "$EPISODES" \
+        --device "$DEVICE" --rollouts "$out/rollouts" --rollouts-only
+}
+
+# every rollout is there: this call records none
+gate() {
+    rsd calibrate --policy "$out/mini" --episodes 1 --task-suite libero_spatial --tasks 0 --workers 1 --alpha 0.2 \
+        --device "$DEVICE" --rollouts "$out/rollouts" --out "$out/mini-gated" >"$out/log/calibrate.log" 2>&1
+}
+
+evaluate() {
+    local gpu=0 suite pids=()
+    for suite in $(cut -d' ' -f1 <<<"$PLAN" | sort -u); do
+        CUDA_VISIBLE_DEVICES=$((gpu % GPUS)) rsd eval --task-suite "$suite" --tasks "${TASKS:-0-9}" \
+            --num-trials "$TRIALS" --mode "$1" --policy "$out/mini-gated" --no-ros --workers $((WORKERS / 4 + 1)) \
+            --device "$DEVICE" --out "$out/$suite-$1" >"$out/log/eval-$suite-$1.log" 2>&1 &
+        pids+=($!)
+        gpu=$((gpu + 1))
+    done
+    all_end_well "${pids[@]}"
+}
+
+once first demonstrate
+once dagger collect dagger "$DAGGER_SECONDS" 20000 --policy "$out/pilot" --device "$DEVICE"
+once train train mini "$TRAIN_SECONDS"
+once rollouts rollouts
+once gate gate
+for mode in speculative gated baseline; do once "$mode" evaluate "$mode"; done
+say "made $out/mini-gated; ship it with: ./rsd export --policy $out/mini-gated --out DIR --results $out/libero_*"
