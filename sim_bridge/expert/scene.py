@@ -318,7 +318,7 @@ class Scene:
         hinge, axis = self._data.xanchor[joint.id].copy(), self._data.xaxis[joint.id]
         closed = joint.range[int(np.argmin(np.abs(joint.range)))]
         left = float(closed - self._data.qpos[joint.qposadr[0]])
-        shut = axis * np.sign(joint.range.sum()) * -1.0
+        shut = -np.sign(joint.range.sum()) * axis
         spread = np.linalg.eigh(np.cov(panel[:, :2].T))[1][:, 1]
         along = np.append(spread * np.sign(spread @ (panel.mean(axis=0) - hinge)[:2]), 0.0)
         outwards = np.cross(along, shut)
@@ -330,7 +330,10 @@ class Scene:
     def _door_joint(self, name: str) -> Any:
         site = self._raw.object_sites_dict.get(name)
         fixture = self._raw.fixtures_dict.get(name if site is None else site.parent_name)
-        joints = [] if fixture is None else [self._model.joint(joint) for joint in fixture.joints]
+        # a knob turns on a hinge, too, but is not closed
+        if fixture is None or not fixture.object_properties.get("articulation", {}).get("default_close_ranges"):
+            return None
+        joints = [self._model.joint(joint) for joint in fixture.joints]
         return next((joint for joint in joints if joint.type[0] == mujoco.mjtJoint.mjJNT_HINGE), None)
 
     def drawer_travel(self, region: str) -> Array:
@@ -343,8 +346,11 @@ class Scene:
     def _goal(self, predicate: str, target: str, place: str = "") -> Goal:
         if place and target not in self._raw.objects_dict:
             raise SimulationError(f"scripted expert: expected a movable object as target, got '{target}'")
-        if predicate == "close" and not (self.is_drawer(target) or self.has_door(target)):
-            raise SimulationError(f"scripted expert: expected a drawer or a door to close, got '{target}'; see `--list`")
+        hinged = predicate == "close" and self.has_door(target)
+        if predicate in ("open", "close") and not (hinged or self.is_drawer(target)):
+            raise SimulationError(
+                f"scripted expert: expected a drawer to {predicate}, or a door to close, got '{target}'; see `--list`"
+            )
         sharing = [state for state in self._raw.parsed_problem["goal_state"] if place and state[-1] == place]
         return Goal(predicate, target, place, len(sharing) > 1)
 

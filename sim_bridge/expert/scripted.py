@@ -42,7 +42,7 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
         return TurnKnob(scene, goal)
     if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
         return Drag(scene, goal)
-    if scene.has_door(goal.place):
+    if goal.predicate == "in" and scene.has_door(goal.place):
         return PutInside(scene, goal)
     return PickPlace(scene, goal)
 

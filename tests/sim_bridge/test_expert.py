@@ -143,9 +143,9 @@ def test_gives_up_after_its_attempts(bowls: LiberoEnv) -> None:
 
 
 def test_refuses_tasks_that_it_cannot_do() -> None:
-    with LiberoEnv("libero_10", 9, render=False) as env:  # put the mug in the microwave and close it
+    with LiberoEnv("libero_90", 35, render=False) as env:  # open the microwave
         env.reset(None, seed=3000)
-        with pytest.raises(SimulationError, match="expected a drawer to close"):
+        with pytest.raises(SimulationError, match="expected a drawer to open"):
             ScriptedExpert(env).reset()
 
 
