@@ -19,6 +19,9 @@ M = TypeVar("M", bound=nn.Module)
 LARGEST_NORM = 1.0
 """Gradients are scaled down to this norm."""
 
+ALIGNMENT = 64
+"""Numbers to whose multiples a parameter's place in the vector is padded: GPU kernels are slower at odd addresses."""
+
 
 class FlatTraining(Generic[M]):
     """A model and the exponential moving average of its weights, stepped as vectors.
@@ -36,9 +39,10 @@ class FlatTraining(Generic[M]):
     def __init__(self, model: M, learning_rate: float, weight_decay: float) -> None:
         self.average: M = copy.deepcopy(model).requires_grad_(False)
         self._parameters, decayed = _in_order(model)
-        count = sum(p.numel() for p in self._parameters[:decayed])
+        count = sum(_places(self._parameters[:decayed]))
         self._values = _flatten(self._parameters)
         self._averages = _flatten(_in_order(self.average)[0])
+        self._padding = self._values.new_zeros(ALIGNMENT)
         self._learning_rate = learning_rate
         # Slices of the same vector: the optimiser sees two tensors.
         self._parts = [nn.Parameter(part) for part in (self._values[:count], self._values[count:])]
@@ -54,8 +58,12 @@ class FlatTraining(Generic[M]):
         Args:
             factor: of the learning rate. decay: of the moving average. team: whose gradients are averaged.
         """
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        vector = torch.cat([gradient.flatten() for gradient in gradients])
+        pieces = []
+        for parameter, place in zip(self._parameters, _places(self._parameters), strict=True):
+            if parameter.grad is None:
+                raise RuntimeError("training step: expected a gradient of every parameter; call backward first")
+            pieces += [parameter.grad.flatten(), self._padding[: place - parameter.numel()]]
+        vector = torch.cat(pieces)
         team.average(vector)
         count = len(self._parts[0])
         self._parts[0].grad, self._parts[1].grad = vector[:count], vector[count:]
@@ -89,9 +97,17 @@ def _in_order(model: nn.Module) -> tuple[list[nn.Parameter], int]:
     return decayed + [p for name, p in named if not decays(name, p)], len(decayed)
 
 
+def _places(parameters: list[nn.Parameter]) -> list[int]:
+    """Numbers that each takes in the vector."""
+    return [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in parameters]
+
+
 def _flatten(parameters: list[nn.Parameter]) -> Tensor:
-    """One vector with the parameters' values, which become views of it."""
-    vector = torch.cat([p.detach().flatten() for p in parameters])
-    for parameter, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
-        parameter.data = part.view_as(parameter)
+    """One vector with the parameters' values, which become views of it; zeros in between."""
+    places = _places(parameters)
+    vector = parameters[0].detach().new_zeros(sum(places))
+    for parameter, place in zip(parameters, vector.split(places), strict=True):
+        part = place[: parameter.numel()].view_as(parameter)
+        part.copy_(parameter.detach())
+        parameter.data = part
     return vector
