@@ -6,7 +6,7 @@
 #
 # Stages take the seconds below, which fit 4 GPUs and 64 cores; give more where there are fewer. A finished stage
 # (OUT/done) is not done again: the same command goes on. OUT/status tells what was done when, OUT/log holds the output.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:?usage: bash benchmarks/make_mini.sh OUT}")
 
@@ -30,6 +30,7 @@ libero_goal 5-9 14
 libero_spatial 0-9 16
 libero_object 0-9 16"}
 
+trap 'echo "make_mini: this stage failed, see $out/log; the same command does it again" >&2' ERR
 mkdir -p "$out/log" "$out/done"
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor} PYTHONUNBUFFERED=1
 
