@@ -38,13 +38,13 @@ say() { echo "$(date -u +%H:%M:%S) $*" | tee -a "$out/status"; }
 rsd() { "$PYTHON" -m rsd_policy.cli "$@"; }
 demonstrations() { find "$out/demos" -name '*.hdf5' 2>/dev/null | wc -l; }
 
-# all_end_well PID...: wait; an interrupt (status 130) is how a collection is ended by the clock
+# all_end_well PID...
 all_end_well() {
     local pid status
     for pid in "$@"; do
         status=0
         wait "$pid" || status=$?
-        [ $status -eq 0 ] || [ $status -eq 130 ] || { say "a command ended with $status, see $out/log" && return 1; }
+        [ $status -eq 0 ] || { say "a command ended with $status, see $out/log" && return 1; }
     done
 }
 
@@ -62,12 +62,15 @@ of_plan() {
     all_end_well "${pids[@]}"
 }
 
+# for_seconds SECONDS COMMAND...: an interrupt by the clock (status 130) is its ordinary end
+for_seconds() { timeout --preserve-status -s INT "$@" || [ $? -eq 130 ]; }
+
 # collect NAME SECONDS FIRST_SEED [arguments]
 collect() {
     local name=$1 seconds=$2 seed=$3
     shift 3
-    of_plan "$name" timeout --preserve-status -s INT "$seconds" "$PYTHON" -m rsd_policy.cli collect --demos 2000 \
-        --seed "$seed" --out "$out/demos" "$@"
+    of_plan "$name" for_seconds "$seconds" "$PYTHON" -m rsd_policy.cli collect --demos 2000 --seed "$seed" \
+        --out "$out/demos" "$@"
 }
 
 # train DIRECTORY SECONDS

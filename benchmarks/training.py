@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         rate = result["steps_per_second"]
         print(
             f"{team.size} x {place}, batch {arguments.batch_size}: {rate:.2f} steps/s, "
-            f"{result['frames_per_second']:.0f} frames/s; first step after {result['first_step_seconds']:.0f} s"
+            f"{result['frames_per_second']:.0f} frames/s; first report after {result['first_report_seconds']:.0f} s"
         )
         if arguments.json:
             write_atomically(arguments.json, json.dumps(result, indent=1) + "\n")
@@ -93,7 +93,7 @@ def measure(team: Team, device: torch.device, batch_size: int, seconds: float) -
         "processes": team.size,
         "steps_per_second": rate,
         "frames_per_second": rate * batch_size,
-        "first_step_seconds": marks[0][1] if marks else None,
+        "first_report_seconds": marks[0][1] if marks else None,
         "versions": provenance.versions(),
         "hardware": provenance.hardware(str(device)),
     }

@@ -144,7 +144,8 @@ def _policy(arguments: argparse.Namespace, corpus: Corpus, team: Team) -> tuple[
         policy.drop_gate()
     else:
         policy = _new_policy(arguments, corpus)
-    runs.append({"training_episodes": len(corpus.keys), "steps": arguments.steps})
+    length = {"seconds": arguments.seconds} if arguments.seconds else {"steps": arguments.steps}
+    runs.append({"training_episodes": len(corpus.keys)} | length)
     team.wait()  # until all have read what the first is about to write
     if team.leads:
         write_json(path, {"manifest": policy.manifest, "runs": runs})

@@ -57,6 +57,9 @@ class FlatTraining(Generic[M]):
 
         Args:
             factor: of the learning rate. decay: of the moving average. team: whose gradients are averaged.
+
+        Raises:
+            RuntimeError: a parameter has no gradient.
         """
         pieces = []
         for parameter, place in zip(self._parameters, _places(self._parameters), strict=True):

@@ -149,8 +149,8 @@ def train(
         held_out: frames for the validation curve.
         state_path: where the resumable state is kept; an existing one is continued.
         report: called about once a second of training with the running figures, and after each validation.
-        team: processes that train together; each is given the same policy, data and configuration. The first alone
-            validates, saves and reports.
+        team: processes that train together; each is given the same policy and configuration, and its own part of the
+            data. The first alone validates, saves and reports.
         snapshot: given the step and the averaged policy every `snapshot_every` steps, for what cannot wait for the end
             of the training, such as the pilot of `rsd collect --policy`.
 

@@ -16,4 +16,4 @@ def test_a_short_training_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert training.main(["--device", "cpu", "--batch-size", "1", "--seconds", "3", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     assert result["frames_per_second"] == result["steps_per_second"] > 0
-    assert result["first_step_seconds"] > 0
+    assert result["first_report_seconds"] > 0

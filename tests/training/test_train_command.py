@@ -56,6 +56,7 @@ def test_a_training_by_the_clock_ends_when_its_time_is_over_also_when_resumed(tm
     assert main(clock) == 0
     first = json.loads((out / "manifest.json").read_text())["provenance"]["training"]
     assert first["steps"] > 1 and first["seconds"] >= 2
+    assert json.loads((out / STARTED).read_text())["runs"][0] == {"training_episodes": 2, "seconds": 2.0}
     (out / "manifest.json").unlink()
     assert main(clock) == 0
     assert json.loads((out / "manifest.json").read_text())["provenance"]["training"]["steps"] == first["steps"]

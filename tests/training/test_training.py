@@ -17,7 +17,7 @@ from rsd_policy.training.log import TrainingLog
 from rsd_policy.training.paraphrase import wordings
 from rsd_policy.training.trainer import Progress, TrainConfig, Validation, distillation_loss, train
 from rsd_policy.training.validate import accuracy, predict
-from sim_bridge.demonstrations import Demonstration, SimulatorTrace, write_demonstration
+from sim_bridge.demonstrations import Demonstration, SimulatorTrace, read_demonstrations, write_demonstration
 from tests.policies import WORDS, small_policy
 
 CPU = torch.device("cpu")
@@ -85,6 +85,15 @@ def test_files_are_read_back_and_split_by_episode(tmp_path: Path) -> None:
     (tmp_path / "broken.hdf5").write_bytes(b"not a file")
     with pytest.raises(RSDError, match=r"broken\.hdf5"):
         load_demonstrations(tmp_path, held_out=0.2)
+
+
+def test_the_parts_of_several_processes_hold_every_episode_once(tmp_path: Path) -> None:
+    for seed in range(12):
+        write_demonstration(tmp_path, episode(seed), trace(episode(seed)))
+    parts = [sorted(e.seed for e in read_demonstrations(tmp_path, share=(i, 3))) for i in range(3)]
+    assert sorted(seed for part in parts for seed in part) == list(range(12))
+    assert all(parts), "each has some"
+    assert sorted(e.seed for side in load_demonstrations(tmp_path, 0.2, (1, 3)) for e in side) == parts[1]
 
 
 def test_an_episode_stays_held_out_when_others_are_added() -> None:
