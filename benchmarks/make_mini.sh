@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes a `mini` for all suites from nothing on one host with GPUs: demonstrations, a pilot, corrections of what the pilot
-# gets into (DAgger), the policy, its gate, and the evaluation on canonical initial states.
+# Makes a `mini` for all suites on one host with GPUs: demonstrations, corrections of what a pilot gets into (DAgger), the
+# policy, its gate, the evaluation on canonical initial states, and the measurements for docs/results.md.
 #
-#   bash benchmarks/make_mini.sh OUT
+#   bash benchmarks/make_mini.sh OUT              # from nothing: a pilot is trained on the first demonstrations
+#   PILOT=mini bash benchmarks/make_mini.sh OUT   # the pilot is a policy that exists, and the demonstrations are more
 #
 # Stages take the seconds below, which fit 4 GPUs and 64 cores; give more where there are fewer. A finished stage
 # (OUT/done) is not done again: the same command goes on. OUT/status tells what was done when, OUT/log holds the output.
@@ -13,14 +14,19 @@ out=$(realpath -m "${1:?usage: bash benchmarks/make_mini.sh OUT}")
 PYTHON=${PYTHON:-.venv/bin/python}
 DEVICE=${DEVICE:-cuda}
 GPUS=${GPUS:-$(nvidia-smi -L | wc -l)}
-WORKERS=${WORKERS:-$(($(nproc) - 8))}
-PILOT_AFTER=${PILOT_AFTER:-90}      # s of collecting before the pilot is trained; collecting goes on meanwhile
-PILOT_SECONDS=${PILOT_SECONDS:-260} # of training, compilation included, which takes long beside the collection
-DAGGER_SECONDS=${DAGGER_SECONDS:-200}
-TRAIN_SECONDS=${TRAIN_SECONDS:-420}
+WORKERS=${WORKERS:-$(($(env -u OMP_NUM_THREADS nproc) - 6))} # nproc counts OMP_NUM_THREADS where it is set
+PILOT=${PILOT:-}                    # shipped name or directory; none: one is trained
+PILOT_AFTER=${PILOT_AFTER:-100}     # s of collecting before the pilot is trained; collecting goes on meanwhile
+PILOT_SECONDS=${PILOT_SECONDS:-200} # of training, compilation included, which takes long beside the collection
+DAGGER_SECONDS=${DAGGER_SECONDS:-700} # of collecting with the pilot; where it exists, of all collecting
+# About 20 passes over the demonstrations: with more of them the main head still gains a little on held-out episodes,
+# while the draft agrees with it less and less.
+TRAIN_SECONDS=${TRAIN_SECONDS:-220}
 BATCH=${BATCH:-$((512 * GPUS))}
 EPISODES=${EPISODES:-16} # calibration rollouts per task
 TRIALS=${TRIALS:-20}     # evaluated initial states per task
+EXIT_STEPS=${EXIT_STEPS:-500}
+ABLATION_TRIALS=${ABLATION_TRIALS:-2}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-} # of rsd train, further ones
 # suite, tasks and per cent of the workers: libero_10's episodes are the longest and need the most
 PLAN=${PLAN:-"libero_10 0-4 20
@@ -91,11 +97,20 @@ once() {
     say "done: $stage, $(demonstrations) demonstrations"
 }
 
+dagger() { collect dagger "$DAGGER_SECONDS" 20000 --policy "${PILOT:-$out/pilot}" --device "$DEVICE"; }
+
 demonstrate() {
-    collect first $((PILOT_AFTER + PILOT_SECONDS + 40)) 1000 &
-    local collecting=$!
-    sleep "$PILOT_AFTER"
-    train pilot "$PILOT_SECONDS"
+    local all=$WORKERS
+    if [ -n "$PILOT" ]; then
+        WORKERS=$((all / 2)) collect first "$DAGGER_SECONDS" 1000 &
+        local collecting=$!
+        WORKERS=$((all - all / 2)) dagger
+    else
+        collect first $((PILOT_AFTER + PILOT_SECONDS + 40)) 1000 &
+        local collecting=$!
+        sleep "$PILOT_AFTER"
+        train pilot "$PILOT_SECONDS"
+    fi
     all_end_well $collecting
 }
 
@@ -110,22 +125,51 @@ gate() {
         --device "$DEVICE" --rollouts "$out/rollouts" --out "$out/mini-gated" >"$out/log/calibrate.log" 2>&1
 }
 
-evaluate() {
-    local gpu=0 suite pids=()
-    for suite in $(cut -d' ' -f1 <<<"$PLAN" | sort -u); do
-        CUDA_VISIBLE_DEVICES=$((gpu % GPUS)) rsd eval --task-suite "$suite" --tasks "${TASKS:-0-9}" \
-            --num-trials "$TRIALS" --mode "$1" --policy "$out/mini-gated" --no-ros --workers $((WORKERS / 4 + 1)) \
-            --device "$DEVICE" --out "$out/$suite-$1" >"$out/log/eval-$suite-$1.log" 2>&1 &
+# of_suites NAME COMMAND...: as of_plan, for each suite once; the command ends with an option for OUT/SUITE-NAME
+of_suites() {
+    local name=$1 gpu=0 suite share pids=()
+    shift
+    while read -r suite share; do
+        CUDA_VISIBLE_DEVICES=$((gpu % GPUS)) "$@" "$out/$suite-$name" --task-suite "$suite" --tasks "${TASKS:-0-9}" \
+            --workers $((WORKERS * share / 100 > 0 ? WORKERS * share / 100 : 1)) >"$out/log/$name-$suite.log" 2>&1 &
         pids+=($!)
         gpu=$((gpu + 1))
-    done
+    done < <(awk '{ share[$1] += $3 } END { for (suite in share) print suite, share[suite] }' <<<"$PLAN" | sort)
     all_end_well "${pids[@]}"
 }
 
+# evaluate MODE
+evaluate() {
+    of_suites "$1" rsd eval --num-trials "$TRIALS" --mode "$1" --policy "$out/mini-gated" --no-ros --device "$DEVICE" --out
+}
+
+# of every sixth demonstration: one process holds them all
+exit_layer() {
+    local number=0 file
+    while read -r file; do
+        number=$((number + 1))
+        [ $((number % 6)) -eq 0 ] || continue
+        mkdir -p "$out/sixth/$(dirname "$file")"
+        ln -f "$out/demos/$file" "$out/sixth/$file"
+    done < <(cd "$out/demos" && find . -name '*.hdf5' | sort)
+    CUDA_VISIBLE_DEVICES=$((GPUS - 1)) OMP_NUM_THREADS=4 "$PYTHON" -m benchmarks.exit_layer --policy "$out/mini-gated" \
+        --data "$out/sixth" --device "$DEVICE" --measure acceptance --layers 1-6 --steps "$EXIT_STEPS" \
+        --json "$out/exit_layer.json" >"$out/log/exit_layer.log" 2>&1
+}
+
+ablations() {
+    of_suites ablations.json "$PYTHON" -m benchmarks.ablations --policy "$out/mini-gated" --num-trials "$ABLATION_TRIALS" \
+        --device "$DEVICE" --json
+}
+
 once first demonstrate
-once dagger collect dagger "$DAGGER_SECONDS" 20000 --policy "$out/pilot" --device "$DEVICE"
+[ -n "$PILOT" ] || once dagger dagger
 once train train mini "$TRAIN_SECONDS"
 once rollouts rollouts
 once gate gate
+once exit_layer exit_layer &
+measuring=$!
 for mode in speculative gated baseline; do once "$mode" evaluate "$mode"; done
-say "made $out/mini-gated; ship it with: ./rsd export --policy $out/mini-gated --out DIR --results $out/libero_*"
+all_end_well $measuring
+once ablations ablations
+say "made $out/mini-gated; ship it with: ./rsd export --policy $out/mini-gated --out DIR --results $out/libero_*-{speculative,gated,baseline}"
