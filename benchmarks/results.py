@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import ablation_tables, exit_layer
+from benchmarks import ablation_tables, deviations, exit_layer
 from benchmarks.ablation_tables import Ablations
 from rsd_policy.errors import RSDError
 from rsd_policy.evaluation.comparison import findings
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
     sections = [HEAD, _overview(groups)]
     for name, group in zip(_names(groups), groups, strict=True):
         sections.append(_section(name, group, plots))
+    drafts = deviations.section(groups, plots)
+    sections += [drafts] if drafts else []
     sections += [ablation_tables.section(ablations, plots)] if ablations else []
     sections += [draft_layer] if draft_layer else []
     write_atomically(arguments.out, "\n\n".join(sections) + "\n")

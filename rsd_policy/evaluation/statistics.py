@@ -116,3 +116,22 @@ def paired_ratio(
     usable = totals[(totals[:, 1] > 0) & (totals[:, 3] > 0)]
     low, high = np.percentile(ratio(usable), [2.5, 97.5])
     return Ratio(value, float(low), float(high))
+
+
+def mean_interval(values: Sequence[ArrayLike], *, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over all values with its 95 % interval, a percentile bootstrap over the groups, which are resampled whole.
+
+    Args:
+        values: for each group (episode) its values, at least one; values of one episode hang together.
+
+    Returns:
+        mean, low, high; the limits are nan when there are fewer than `MIN_PAIRS` groups.
+    """
+    sums = np.array([[np.sum(group), np.size(group)] for group in values], dtype=np.float64)
+    mean = float(sums[:, 0].sum() / sums[:, 1].sum())
+    if len(sums) < MIN_PAIRS:
+        return mean, math.nan, math.nan
+    picks = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
+    totals = sums[picks].sum(axis=1)
+    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
+    return mean, float(low), float(high)

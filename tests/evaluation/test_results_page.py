@@ -76,6 +76,27 @@ def test_the_page_holds_every_figure(runs: list[Path], tmp_path: Path) -> None:
         assert (page.parent / link).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_page_tells_how_far_drafts_are_off(make_result: Make, open_run: Open, tmp_path: Path) -> None:
+    """Of 6 episodes' 3 drafts: one within 5 mm, one off in z by 8 mm, one that turns too far and opens the gripper."""
+    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=6, mode="speculative", ros=False)
+    with open_run(config) as store:
+        for spec in config.episodes():
+            result = make_result(spec)
+            chunk = replace(result.chunks[0], max_deviation=(0.1,) * 6 + (0.0,))
+            off = replace(chunk, accepted=False, max_deviation=(0.0, 0.0, 0.16, 0.0, 0.0, 0.0, 0.0))
+            opens = replace(chunk, accepted=False, max_deviation=(0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 2.0))
+            store.record(replace(result, chunks=(chunk, off, opens)))
+    page = tmp_path / "results.md"
+    assert results.main([str(store.directory), "--out", str(page)]) == 0
+    lines = page.read_text().splitlines()
+    assert "## How far drafts are off" in lines
+    a_third, two_thirds = "33 % (33 - 33)", "67 % (67 - 67)"
+    columns = ["18", "0 % (0 - 0)", a_third, a_third, two_thirds, two_thirds, two_thirds]
+    assert "| libero_object, mini, CPU | " + " | ".join(columns) + " |" in lines
+    assert "| libero_object, mini, CPU | 12 | 50 % | 0 % | 0 % | 50 % | 0 % |" in lines
+    assert (tmp_path / "results" / "draft-deviations.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_of_other_settings_are_not_compared(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from rsd_policy.evaluation.statistics import (
     latency_summary,
     mcnemar_exact,
+    mean_interval,
     paired_difference_interval,
     paired_ratio,
     wilson_interval,
@@ -108,3 +109,12 @@ def test_ratio_interval_shrinks_with_more_episodes_and_covers_the_truth() -> Non
 def test_ratio_of_nothing_is_nothing() -> None:
     assert paired_ratio([[]], [[1.0]]) is None
     assert paired_ratio([], []) is None
+
+
+def test_a_mean_over_groups_has_an_interval_as_wide_as_the_groups_differ() -> None:
+    alike = mean_interval([[1.0, 0.0]] * 10)
+    assert alike == (0.5, 0.5, 0.5)
+    mean, low, high = mean_interval([[1.0, 1.0]] * 5 + [[0.0, 0.0]] * 5)
+    assert mean == 0.5 and 0.1 < low < 0.3 and 0.7 < high < 0.9
+    mean, low, high = mean_interval([[1.0], [0.0, 0.0]])
+    assert mean == pytest.approx(1 / 3) and math.isnan(low) and math.isnan(high)
