@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,7 @@ _NAMES = (
     "draft-only",
     "execute",
     "levels",
+    "arg-max-digits",
     "paraphrased",
     "wrong-instruction",
 )
@@ -50,6 +52,7 @@ VARIANTS = (
     "draft-only",
     "execute:4",
     *(f"levels:{levels}" for levels in LEVELS),
+    "arg-max-digits",
     "paraphrased",
     "wrong-instruction",
 )
@@ -149,6 +152,8 @@ class Drivers:
         options: dict[str, Any] = {"device": self._device}
         if name == "execute":
             return RSDInferenceEngine(self._policy, "speculative", execute_steps=int(value), **options)
+        if name == "arg-max-digits":
+            return RSDInferenceEngine(_by_arg_max(self._policy), "speculative", **options)
         if name not in ("gated", "gated-without-gripper-rule", "draft-only"):
             return RSDInferenceEngine(self._policy, "baseline", **options)
         # What is measured is the gate alone: every skipped chunk is verified after the fact, and the audit, which would
@@ -165,6 +170,13 @@ class Drivers:
         if levels > len(chunk.tokens):
             raise RSDError(f"levels: expected at most {len(chunk.tokens)}, got {levels}")
         return self._policy.codec.decode(torch.from_numpy(chunk.tokens[:levels])).numpy()
+
+
+def _by_arg_max(policy: Policy) -> Policy:
+    """The same weights, but both heads take the likeliest digit of each coarse level, not the cell of the mean."""
+    head, draft = copy.copy(policy.head), copy.copy(policy.draft)
+    head.choice = draft.choice = "mode"
+    return replace(policy, heads=replace(policy.rsd, head=head, draft=draft))
 
 
 def _warm_up(engine: RSDInferenceEngine) -> None:

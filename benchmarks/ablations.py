@@ -2,8 +2,9 @@
 
 Every variant runs the same episodes. Of the engine: the gate at several alphas, without its gripper rule, and letting
 every draft through; each skipped chunk is verified after the fact, so that the rate of deviations is measured and not
-sampled. Of the chunk: the main head's coarse levels alone, half of the steps. Of the instruction: other words for the
-same task, and the words of another task of the suite (which should fail: the policy listens).
+sampled. Of the chunk: the main head's coarse levels alone, half of the steps, coarse digits by arg max. Of the
+instruction: other words for the same task, and the words of another task of the suite (which should fail: the policy
+listens).
 
 Every finished episode is in the JSON file at once. The same command goes on where it was stopped, and more variants,
 suites or tasks can be added to the same file; `benchmarks.results` reads several files as one.

@@ -52,7 +52,8 @@ def build_policy(name: str, manifest: dict[str, Any], backbone: Backbone | None 
         if backbone is None:
             backbone = _new_mini(name, manifest)
         codec = RFSQCodec.from_manifest(manifest["codec"])
-        common = {"hidden_size": backbone.hidden_size, "horizon": backbone.horizon, "slots": backbone.slots}
+        common: dict[str, Any] = {"hidden_size": backbone.hidden_size, "horizon": backbone.horizon}
+        common["slots"] = backbone.slots
         head = RFSQHead(**common, **architecture["head"], levels=codec.levels, bins=codec.bins)
         draft = RFSQDraftModel(**common, **architecture["draft"], bins=codec.bins)
         deviation = None

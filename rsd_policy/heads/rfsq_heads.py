@@ -3,7 +3,12 @@
     hidden [B, S, hidden_size] -> projection -> `num_layers` transformer layers over T*D positions -> levels
 
 Every level sees the levels before it: the context of level l is the position's feature plus the embeddings of the
-digits already chosen. In training the digits are the labels (teacher forcing); in inference they are the arg max.
+digits already chosen. In training the digits are the labels (teacher forcing). In inference those of the coarse levels
+L0-L2 name the cell that holds the mean of their joint distribution, those of the finer levels are the arg max.
+
+Why the mean: when to turn from one motion to the next is often uncertain by a step. The arg max answers such a doubt by
+all or nothing, so draft and main head differ by the whole motion wherever their doubts fall on other sides of one half;
+their means differ by as little as their doubts do (docs/rsd.md has the measurement).
 
 The transformer runs once per chunk and only a small MLP once per level: running all of it for every level would cost
 2.9 ms on an H100 in place of 0.4 (sizes of the defaults, CUDA graph).
@@ -18,9 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsd_policy.codec.rfsq import BINS
+from rsd_policy.codec.rfsq import BINS, GRIPPER
 from rsd_policy.errors import CheckpointError
 from rsd_policy.observation import ACTION_DIM
+
+COARSE = 3
+"""Levels whose digits are chosen together: those of the draft, so that draft and main head choose alike."""
+
+CHOICES = ("mean", "mode")
 
 
 class RFSQHead(nn.Module):
@@ -34,9 +44,10 @@ class RFSQHead(nn.Module):
         num_layers: transformer layers over the T*D positions; 0 leaves mixing to the backbone.
         levels: residual levels to predict.
         bins: cells per level as the codec has them, one number for all or one for each; of more levels the first count.
+        choice: how inference chooses the digits of L0-L2: by the mean, or by the arg max of each ("mode").
 
     Raises:
-        CheckpointError: slots or bins that do not fit the chunk or the levels.
+        CheckpointError: slots or bins that do not fit the chunk or the levels, or another choice.
     """
 
     def __init__(
@@ -48,8 +59,12 @@ class RFSQHead(nn.Module):
         num_layers: int = 8,
         levels: int = 8,
         bins: int | Sequence[int] = BINS,
+        choice: str = "mode",
     ) -> None:
         super().__init__()
+        if choice not in CHOICES:
+            raise CheckpointError(f"head: expected choice {' or '.join(CHOICES)}, got '{choice}'")
+        self.choice = choice
         positions = horizon * ACTION_DIM
         if slots not in (horizon, positions):
             raise CheckpointError(f"head: expected slots = {horizon} or {positions}, got {slots}")
@@ -122,20 +137,21 @@ class RFSQHead(nn.Module):
         return torch.stack(logits).unflatten(2, (self.horizon, ACTION_DIM))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Greedy tokens and their confidence margins.
+        """Tokens as `choice` says, and their margins.
 
         Args:
             hidden: [B, slots, hidden_size].
 
         Returns:
-            tokens int64 [levels, B, T, D] and margins [levels, B, T, D]: log-probability of the chosen digit minus
-            that of the runner-up (>= 0).
+            tokens int64 [levels, B, T, D] and margins [levels, B, T, D]: log-probability of a level's likeliest digit,
+            given the digits chosen before, minus that of the runner-up (>= 0).
         """
         context = self.features(hidden)
+        coarse = self._mean_digits(context) if self.choice == "mean" else []
         tokens, logits = [], []
         for level in range(self.levels):
             out = self.level_mlp[level](context)
-            digits = out.argmax(dim=-1)
+            digits = coarse[level] if level < len(coarse) else out.argmax(dim=-1)
             logits.append(self._padded(out))
             tokens.append(digits)
             context = context + self.digit_embedding[level][digits]
@@ -144,6 +160,34 @@ class RFSQHead(nn.Module):
         best = torch.stack(logits).topk(2, dim=-1).values
         shape = (self.horizon, ACTION_DIM)
         return torch.stack(tokens).unflatten(2, shape), (best[..., 0] - best[..., 1]).unflatten(2, shape)
+
+    def _mean_digits(self, features: Tensor) -> list[Tensor]:
+        """Digits of the coarse levels: of the cell that holds the mean of their joint distribution; the gripper, which
+        is open or closed and nothing in between, has the arg max.
+
+        Args:
+            features: [B, T*D, width].
+
+        Returns:
+            int64 [B, T*D] for each coarse level.
+        """
+        bins = self.bins[:COARSE]
+        context, probability = features[:, :, None], torch.ones_like(features[:, :, :1], dtype=torch.float32)
+        for level, count in enumerate(bins):
+            conditional = self.level_mlp[level](context).float().softmax(-1)
+            probability = (probability[..., None] * conditional).flatten(2)
+            if level + 1 < len(bins):
+                context = (context[:, :, :, None] + self.digit_embedding[level][:count]).flatten(2, 3)
+        # Cells in order: their number is the codec's, whose digits it holds in the mixed base of the bins.
+        cells = torch.arange(probability.shape[-1], device=probability.device)
+        number = (probability @ cells.float()).round().long()
+        is_gripper = torch.arange(number.shape[1], device=number.device) % ACTION_DIM == GRIPPER
+        number = torch.where(is_gripper, probability.argmax(-1), number)
+        digits = []
+        for count in reversed(bins):
+            digits.append(number % count)
+            number = number // count
+        return digits[::-1]
 
     def _padded(self, logits: Tensor) -> Tensor:
         """[..., bins of one level] -> [..., largest number of bins], -inf where the level has none."""

@@ -187,8 +187,8 @@ def _new_policy(arguments: argparse.Namespace, corpus: Corpus) -> Policy:
             "architecture": {
                 "backbone": "mini",
                 "mini": sizes.to_manifest(),
-                "head": {"width": 64, "num_layers": 0},
-                "draft": {"width": 64, "num_layers": 0},
+                "head": {"width": 64, "num_layers": 0, "choice": "mean"},
+                "draft": {"width": 64, "num_layers": 0, "choice": "mean"},
             },
             "codec": RFSQCodec.fit(torch.from_numpy(corpus.actions)).to_manifest(),
             "proprio": {"mean": corpus.proprio.mean(0).tolist(), "std": (corpus.proprio.std(0) + 1e-3).tolist()},

@@ -137,7 +137,7 @@ def _with_new_heads(policy: Policy, arguments: argparse.Namespace, exit_layer: i
     manifest: dict[str, Any] = copy.deepcopy(policy.manifest)
     architecture = manifest["architecture"]
     for part, layers in (("head", arguments.head_layers), ("draft", arguments.draft_layers)):
-        sizes = dict(architecture.get(part, SEED_SIZES))
+        sizes = {**architecture.get(part, SEED_SIZES), "choice": "mean"}
         if arguments.head_width is not None:
             sizes["width"] = arguments.head_width
         if layers is not None:

@@ -2,7 +2,7 @@
 
     head:   loss = sum_l w_l CE(head_l(late; labels), labels)
     draft:  loss = (1 - distill) * sum_l w_l CE(draft_l(early; labels), labels)
-                 +      distill  * sum_l w_l CE(draft_l(early; g), g),    g = greedy tokens of the trained head
+                 +      distill  * sum_l w_l CE(draft_l(early; g), g),    g = tokens of the trained head
 
 Teacher forcing throughout: level l reads the digits of the levels before it from the target. The second term is about
 what decides acceptance, agreement with the head, and counts every step, whether its label is valid or not.
@@ -154,10 +154,10 @@ class _Phase:
         if self.name == "head":
             return loss, accuracy
         with torch.no_grad():
-            greedy, _ = self.policy.head(batch.late)
+            tokens, _ = self.policy.head(batch.late)
         everywhere = torch.ones_like(batch.mask)
-        logits = self.head.level_logits(features, greedy).float()
-        distilled, _ = token_loss(logits, greedy, everywhere, self.weights)
+        logits = self.head.level_logits(features, tokens).float()
+        distilled, _ = token_loss(logits, tokens, everywhere, self.weights)
         return (1.0 - self.config.distill) * loss + self.config.distill * distilled, accuracy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -42,6 +43,43 @@ def test_a_level_sees_the_levels_before_it_only() -> None:
     assert torch.equal(before[:4], after[:4])
     for level in range(4, 8):
         assert not torch.allclose(before[level], after[level])
+
+
+@torch.inference_mode()
+def test_coarse_digits_can_be_those_of_the_cell_that_holds_the_mean() -> None:
+    bins = (9, 3, 3, 5)
+    head = random_head(levels=4, bins=bins, choice="mean")
+    for mlp in head.level_mlp:  # undecided at each level, so that the mean is often in no likely cell
+        torch.nn.init.normal_(mlp[-1].weight, std=0.5)
+    hidden = torch.randn(3, 56, 32)
+    tokens, margins = head(hidden)
+
+    mean, probability_of_best = torch.zeros(3, 8, 7), torch.zeros(3, 8, 7)
+    best = torch.zeros(3, 8, 7, dtype=torch.long)
+    for number, digits in enumerate(itertools.product(*(range(count) for count in bins[:3]))):
+        forced = torch.tensor([*digits, 0]).view(4, 1, 1, 1).expand(4, 3, 8, 7)
+        logits = head.teacher_forced_logits(hidden, forced)
+        probability = torch.ones(3, 8, 7)
+        for level, digit in enumerate(digits):
+            probability = probability * logits[level, ..., : bins[level]].softmax(-1)[..., digit]
+        mean = mean + number * probability
+        best = torch.where(probability > probability_of_best, number, best)
+        probability_of_best = torch.maximum(probability, probability_of_best)
+    chosen = (tokens[0] * 3 + tokens[1]) * 3 + tokens[2]
+    arm, gripper = slice(0, 6), 6
+    assert (chosen[..., arm] - mean[..., arm]).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(chosen[..., gripper], best[..., gripper])
+    assert (chosen != best).any(), "the mean should differ from the likeliest cell somewhere"
+
+    logits = head.teacher_forced_logits(hidden, tokens)
+    assert torch.equal(logits[3].argmax(-1), tokens[3]), "finer digits are the arg max, given the coarse ones"
+    top = logits.topk(2).values
+    assert torch.allclose(top[..., 0] - top[..., 1], margins, atol=1e-5)
+
+
+def test_the_choice_is_the_mean_or_the_mode() -> None:
+    with pytest.raises(CheckpointError, match="mean or mode, got 'median'"):
+        RFSQHead(hidden_size=32, width=64, num_layers=0, choice="median")
 
 
 def test_seed_dimensions_are_the_default() -> None:
