@@ -175,7 +175,7 @@ class Predictor(nn.Module):
         for width in (features, 256):
             layers += [nn.Linear(width, 256), nn.GELU(), nn.Dropout(0.1)]
         self.trunk = nn.Sequential(*layers, nn.Linear(256, HORIZON * WIDTH))
-        self.head = RFSQHead(WIDTH, HORIZON, HORIZON, WIDTH, num_layers=0, levels=len(bins), bins=bins)
+        self.head = RFSQHead(WIDTH, HORIZON, HORIZON, WIDTH, num_layers=0, levels=len(bins), bins=bins, choice="mode")
 
     def hidden(self, features: Tensor) -> Tensor:
         """[B, F] -> [B, 8, WIDTH]."""

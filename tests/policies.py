@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -28,7 +30,7 @@ def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
     }
 
 
-def small_manifest(**changes: object) -> dict[str, object]:
+def small_manifest(**changes: object) -> dict[str, Any]:
     """Manifest of a 4-layer backbone of width 32."""
     config = MiniConfig(
         width=32,
@@ -46,8 +48,8 @@ def small_manifest(**changes: object) -> dict[str, object]:
         "architecture": {
             "backbone": "mini",
             "mini": config.to_manifest(),
-            "head": {"width": 16, "num_layers": 1},
-            "draft": {"width": 16, "num_layers": 0},
+            "head": {"width": 16, "num_layers": 1, "choice": "mean"},
+            "draft": {"width": 16, "num_layers": 0, "choice": "mean"},
             "deviation": {"width": 16},
         },
         "codec": {"scale": SCALE, "limit": SCALE, "bins": [9, 3, 3, 3, 3, 3, 3, 3]},

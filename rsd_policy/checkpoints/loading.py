@@ -54,8 +54,10 @@ def build_policy(name: str, manifest: dict[str, Any], backbone: Backbone | None 
         codec = RFSQCodec.from_manifest(manifest["codec"])
         common: dict[str, Any] = {"hidden_size": backbone.hidden_size, "horizon": backbone.horizon}
         common["slots"] = backbone.slots
-        head = RFSQHead(**common, **architecture["head"], levels=codec.levels, bins=codec.bins)
-        draft = RFSQDraftModel(**common, **architecture["draft"], bins=codec.bins)
+        # Checkpoints made before there was a choice took the arg max, and their gates were calibrated with it.
+        head_sizes, draft_sizes = ({"choice": "mode", **architecture[part]} for part in ("head", "draft"))
+        head = RFSQHead(**common, **head_sizes, levels=codec.levels, bins=codec.bins)
+        draft = RFSQDraftModel(**common, **draft_sizes, bins=codec.bins)
         deviation = None
         if (sizes := architecture.get("deviation")) is not None:
             deviation = DeviationPredictor(**common, levels=draft.levels, **sizes)

@@ -59,7 +59,7 @@ class RFSQHead(nn.Module):
         num_layers: int = 8,
         levels: int = 8,
         bins: int | Sequence[int] = BINS,
-        choice: str = "mode",
+        choice: str = "mean",
     ) -> None:
         super().__init__()
         if choice not in CHOICES:

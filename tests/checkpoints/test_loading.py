@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rsd_policy import RSDInferenceEngine, load_policy
-from rsd_policy.checkpoints.loading import save_policy
+from rsd_policy.checkpoints.loading import build_policy, save_policy
 from rsd_policy.checkpoints.manifest import manifest_digest, sha256
 from rsd_policy.errors import CheckpointError
-from tests.policies import random_observation, small_policy
+from tests.policies import random_observation, small_manifest, small_policy
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_loaded_policy_acts_as_the_saved_one(checkpoint: Path) -> None:
     expected = RSDInferenceEngine(saved, "baseline").infer(observation)
     chunk = RSDInferenceEngine(load_policy(checkpoint), "baseline").infer(observation)
     assert np.array_equal(chunk.actions, expected.actions)
+
+
+def test_heads_of_a_manifest_without_a_choice_take_the_arg_max() -> None:
+    manifest = small_manifest()
+    for part in ("head", "draft"):
+        assert manifest["architecture"][part].pop("choice") == "mean"
+    policy = build_policy("old", manifest)
+    assert policy.head.choice == policy.draft.choice == "mode"
 
 
 def test_altered_byte_is_refused(checkpoint: Path) -> None:
