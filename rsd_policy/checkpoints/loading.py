@@ -60,7 +60,7 @@ def build_policy(name: str, manifest: dict[str, Any], backbone: Backbone | None 
         draft = RFSQDraftModel(**common, **draft_sizes, bins=codec.bins)
         deviation = None
         if (sizes := architecture.get("deviation")) is not None:
-            deviation = DeviationPredictor(**common, levels=draft.levels, **sizes)
+            deviation = DeviationPredictor(**common, levels=draft.levels, choice=draft.choice, **sizes)
         exit_layer = int(manifest["exit_layer"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint '{name}': architecture entry missing, misnamed or wrong: {error}") from error

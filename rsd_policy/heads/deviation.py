@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.errors import CheckpointError
 from rsd_policy.observation import ACTION_DIM
 
@@ -29,6 +30,9 @@ class DeviationPredictor(nn.Module):
     against the runner-up; weighting the doubts is all that a few hundred chunks can teach. The correction is a small
     network over hidden states, draft and doubts that starts at zero.
 
+    A draft that takes the mean has ln(1 + standard deviation in cells) for a doubt, at each level's size of a cell. Of
+    those only the largest of the arm and the gripper's are weighted: one degree of freedom is enough to deviate.
+
     Args:
         hidden_size: width of the backbone's hidden states.
         horizon: T, steps of a chunk.
@@ -36,20 +40,29 @@ class DeviationPredictor(nn.Module):
         levels: levels of the draft.
         width: of the correction's two hidden layers.
         dropout: in training, on the projected hidden states.
+        choice: of the draft, see RFSQHead.
 
     Raises:
         CheckpointError: slots that do not fit the horizon.
     """
 
     def __init__(
-        self, hidden_size: int, horizon: int, slots: int, levels: int, width: int = 64, dropout: float = 0.5
+        self,
+        hidden_size: int,
+        horizon: int,
+        slots: int,
+        levels: int,
+        width: int = 64,
+        dropout: float = 0.5,
+        choice: str = "mean",
     ) -> None:
         super().__init__()
         if slots not in (horizon, horizon * ACTION_DIM):
             raise CheckpointError(f"deviation: expected slots = {horizon} or {horizon * ACTION_DIM}, got {slots}")
         self.horizon = horizon
         self.levels = levels
-        self.doubt = nn.Linear(levels * ACTION_DIM, 1)
+        self.choice = choice
+        self.doubt = nn.Linear(levels * (ACTION_DIM if choice == "mode" else 2), 1)
         nn.init.constant_(self.doubt.weight, -1.0)
         nn.init.constant_(self.doubt.bias, 3.0)
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
@@ -79,6 +92,9 @@ class DeviationPredictor(nn.Module):
         known = self.known(torch.cat([doubt, actions, change, flag], dim=-1))
         x = functional.gelu(self.dropout(slots) + known + self.step)
         x = x + self.context(x.mean(dim=1, keepdim=True))
+        if self.choice == "mean":
+            each = doubt.unflatten(2, (self.levels, ACTION_DIM))
+            doubt = torch.cat([each[..., :GRIPPER].amax(dim=-1), each[..., GRIPPER]], dim=-1)
         return functional.logsigmoid((self.doubt(doubt) + self.out(x)).squeeze(-1)).cumsum(dim=1)
 
     def forward(self, hidden: Tensor, margins: Tensor, actions: Tensor, last_action: Tensor, first: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ COARSE = 3
 
 CHOICES = ("mean", "mode")
 
+LEAST_SPREAD = 1e-4
+"""Cells of the last coarse level, added to a standard deviation: its logarithm stays finite where nothing is in doubt."""
+
 
 class RFSQHead(nn.Module):
     """Predicts residual levels L0 .. L(levels-1) for each of T*D positions.
@@ -137,17 +140,18 @@ class RFSQHead(nn.Module):
         return torch.stack(logits).unflatten(2, (self.horizon, ACTION_DIM))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens as `choice` says, and their margins.
+        """Tokens as `choice` says, and how sure they are.
 
         Args:
             hidden: [B, slots, hidden_size].
 
         Returns:
             tokens int64 [levels, B, T, D] and margins [levels, B, T, D]: log-probability of a level's likeliest digit,
-            given the digits chosen before, minus that of the runner-up (>= 0).
+            given the digits chosen before, minus that of the runner-up (>= 0); for the coarse levels of a mean -ln of
+            their joint distribution's standard deviation in cells of the level.
         """
         context = self.features(hidden)
-        coarse = self._mean_digits(context) if self.choice == "mean" else []
+        coarse, sureness = self._mean_digits(context) if self.choice == "mean" else ([], [])
         tokens, logits = [], []
         for level in range(self.levels):
             out = self.level_mlp[level](context)
@@ -158,10 +162,13 @@ class RFSQHead(nn.Module):
         # A difference of logits is a difference of log-probabilities: the normaliser cancels. All levels at once, to
         # launch few kernels.
         best = torch.stack(logits).topk(2, dim=-1).values
+        margins = best[..., 0] - best[..., 1]
+        if sureness:
+            margins = torch.cat([torch.stack(sureness).to(margins.dtype), margins[len(sureness) :]])
         shape = (self.horizon, ACTION_DIM)
-        return torch.stack(tokens).unflatten(2, shape), (best[..., 0] - best[..., 1]).unflatten(2, shape)
+        return torch.stack(tokens).unflatten(2, shape), margins.unflatten(2, shape)
 
-    def _mean_digits(self, features: Tensor) -> list[Tensor]:
+    def _mean_digits(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Digits of the coarse levels: of the cell that holds the mean of their joint distribution; the gripper, which
         is open or closed and nothing in between, has the arg max.
 
@@ -169,7 +176,8 @@ class RFSQHead(nn.Module):
             features: [B, T*D, width].
 
         Returns:
-            int64 [B, T*D] for each coarse level.
+            for each coarse level the digits, int64 [B, T*D], and -ln(standard deviation in cells of the level), float32
+            [B, T*D].
         """
         bins = self.bins[:COARSE]
         context, probability = features[:, :, None], torch.ones_like(features[:, :, :1], dtype=torch.float32)
@@ -180,14 +188,17 @@ class RFSQHead(nn.Module):
                 context = (context[:, :, :, None] + self.digit_embedding[level][:count]).flatten(2, 3)
         # Cells in order: their number is the codec's, whose digits it holds in the mixed base of the bins.
         cells = torch.arange(probability.shape[-1], device=probability.device)
-        number = (probability @ cells.float()).round().long()
+        mean = probability @ cells.float()
+        spread = (probability * (cells - mean[..., None]).square()).sum(-1).sqrt() + LEAST_SPREAD
+        number = mean.round().long()
         is_gripper = torch.arange(number.shape[1], device=number.device) % ACTION_DIM == GRIPPER
         number = torch.where(is_gripper, probability.argmax(-1), number)
-        digits = []
+        digits, sureness = [], []
         for count in reversed(bins):
             digits.append(number % count)
-            number = number // count
-        return digits[::-1]
+            sureness.append(-spread.log())
+            number, spread = number // count, spread / count
+        return digits[::-1], sureness[::-1]
 
     def _padded(self, logits: Tensor) -> Tensor:
         """[..., bins of one level] -> [..., largest number of bins], -inf where the level has none."""

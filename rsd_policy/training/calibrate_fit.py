@@ -123,7 +123,12 @@ def fit_predictor(
     """
     torch.manual_seed(seed)
     predictor = DeviationPredictor(
-        policy.backbone.hidden_size, policy.horizon, policy.backbone.slots, policy.draft.levels, width=WIDTH
+        policy.backbone.hidden_size,
+        policy.horizon,
+        policy.backbone.slots,
+        policy.draft.levels,
+        width=WIDTH,
+        choice=policy.draft.choice,
     )
     generator = torch.Generator().manual_seed(seed)
     best, best_state = float("inf"), copy.deepcopy(predictor.state_dict())
