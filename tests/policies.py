@@ -30,8 +30,8 @@ def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
     }
 
 
-def small_manifest(**changes: object) -> dict[str, Any]:
-    """Manifest of a 4-layer backbone of width 32."""
+def small_manifest(choice: str = "mean", **changes: object) -> dict[str, Any]:
+    """Manifest of a 4-layer backbone of width 32; `choice`: of the coarse digits."""
     config = MiniConfig(
         width=32,
         num_layers=4,
@@ -48,8 +48,8 @@ def small_manifest(**changes: object) -> dict[str, Any]:
         "architecture": {
             "backbone": "mini",
             "mini": config.to_manifest(),
-            "head": {"width": 16, "num_layers": 1, "choice": "mean"},
-            "draft": {"width": 16, "num_layers": 0, "choice": "mean"},
+            "head": {"width": 16, "num_layers": 1, "choice": choice},
+            "draft": {"width": 16, "num_layers": 0, "choice": choice},
             "deviation": {"width": 16},
         },
         "codec": {"scale": SCALE, "limit": SCALE, "bins": [9, 3, 3, 3, 3, 3, 3, 3]},
@@ -64,10 +64,10 @@ def small_manifest(**changes: object) -> dict[str, Any]:
     }
 
 
-def small_policy(seed: int = 0, **changes: object) -> Policy:
+def small_policy(seed: int = 0, choice: str = "mean", **changes: object) -> Policy:
     """A policy whose every weight is random: zero-initialised residual branches would make all layers the identity."""
     torch.manual_seed(seed)
-    policy = build_policy("small", small_manifest(**changes))
+    policy = build_policy("small", small_manifest(choice, **changes))
     for module in policy.modules().values():
         for parameter in module.parameters():
             if parameter.ndim >= 2:

@@ -33,7 +33,7 @@ COARSE = 3
 CHOICES = ("mean", "mode")
 
 LEAST_SPREAD = 1e-4
-"""Cells of the last coarse level, added to a standard deviation: its logarithm stays finite where nothing is in doubt."""
+"""Cells of the last coarse level, added to a standard deviation, whose logarithm then is finite without a doubt."""
 
 
 class RFSQHead(nn.Module):

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def test_drafts_learn_and_the_rest_stays() -> None:
-    policy = small_policy()
+    policy = small_policy(choice="mode")
     drafts = {k: candidate(policy, k) for k in (1, 3)}
     frames = to_frames([episode(seed, steps=24) for seed in range(4)], policy.mini.tokenizer, policy.horizon)
     before = judge(policy, drafts, frames, 100, CPU)

@@ -64,7 +64,7 @@ def test_open_gate_skips_all_but_the_first_chunk_and_audits_every_nth() -> None:
 
 
 def test_totals_add_up_over_skipped_verified_and_audited_chunks() -> None:
-    policy = small_policy(6, acceptance={"threshold": 0.1, "tolerance": [2.0] * 6})
+    policy = small_policy(6, "mode", acceptance={"threshold": 0.1, "tolerance": [2.0] * 6})
     gate = Gate(0.7, alpha=1.0, steps=8, gripper_rule=False)  # these random weights score on both sides of 0.7
     engine = RSDInferenceEngine(policy, "gated", gate=gate, audit_every=2)
     chunks = [engine.infer(observation) for observation in observations(16)]

@@ -54,7 +54,7 @@ def test_coarse_digits_can_be_those_of_the_cell_that_holds_the_mean() -> None:
     hidden = torch.randn(3, 56, 32)
     tokens, margins = head(hidden)
 
-    mean, probability_of_best = torch.zeros(3, 8, 7), torch.zeros(3, 8, 7)
+    mean, square, probability_of_best = torch.zeros(3, 3, 8, 7)
     best = torch.zeros(3, 8, 7, dtype=torch.long)
     for number, digits in enumerate(itertools.product(*(range(count) for count in bins[:3]))):
         forced = torch.tensor([*digits, 0]).view(4, 1, 1, 1).expand(4, 3, 8, 7)
@@ -63,6 +63,7 @@ def test_coarse_digits_can_be_those_of_the_cell_that_holds_the_mean() -> None:
         for level, digit in enumerate(digits):
             probability = probability * logits[level, ..., : bins[level]].softmax(-1)[..., digit]
         mean = mean + number * probability
+        square = square + number**2 * probability
         best = torch.where(probability > probability_of_best, number, best)
         probability_of_best = torch.maximum(probability, probability_of_best)
     chosen = (tokens[0] * 3 + tokens[1]) * 3 + tokens[2]
@@ -74,7 +75,10 @@ def test_coarse_digits_can_be_those_of_the_cell_that_holds_the_mean() -> None:
     logits = head.teacher_forced_logits(hidden, tokens)
     assert torch.equal(logits[3].argmax(-1), tokens[3]), "finer digits are the arg max, given the coarse ones"
     top = logits.topk(2).values
-    assert torch.allclose(top[..., 0] - top[..., 1], margins, atol=1e-5)
+    assert torch.allclose((top[..., 0] - top[..., 1])[3], margins[3], atol=1e-5)
+    spread = (square - mean**2).sqrt()
+    for level, cells in enumerate((9, 3, 1)):  # of L2 in one cell of the level
+        assert torch.allclose(margins[level].neg().exp(), spread / cells, rtol=2e-3)
 
 
 def test_the_choice_is_the_mean_or_the_mode() -> None:
