@@ -153,12 +153,12 @@ def test_loop_learns_resumes_and_predicts(tmp_path: Path) -> None:
         steps=80, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=80
     )
     state = tmp_path / "state.pt"
-    policy = train(small_policy(), frames, frames, config, CPU, state, log.append)
+    policy = train(small_policy(choice="mode"), frames, frames, config, CPU, state, log.append)
     first, last = min(log.progress), max(log.progress)
     assert log.progress[last].loss < 0.5 * log.progress[first].loss
     resumed: list[Progress | Validation] = []
     longer = TrainConfig(steps=82, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9)
-    train(small_policy(1), frames, frames, longer, CPU, state, resumed.append)
+    train(small_policy(1, "mode"), frames, frames, longer, CPU, state, resumed.append)
     final = [r for r in resumed if isinstance(r, Progress)][-1]
     assert final.step == 82 and final.loss < 0.5 * log.progress[first].loss
     assert [r.step for r in resumed if isinstance(r, Validation)] == [82]
