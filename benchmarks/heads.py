@@ -1,7 +1,8 @@
 """Latency of the two heads at the sizes of a 7B OpenVLA policy: eager, and replayed as a CUDA graph.
 
-Random weights: time does not depend on them. Hidden states [1, 56, 4096] in, greedy tokens and margins out. On a GPU
-the weights are bfloat16, as the policy's are there, and the device is synchronised before each clock reading.
+Random weights: time does not depend on them. Hidden states [1, 56, 4096] in, tokens (the coarse digits by the mean) and
+margins out. On a GPU the weights are bfloat16, as the policy's are there, and the device is synchronised before each
+clock reading.
 
     python3 -m benchmarks.heads --device cuda --json heads.json
 """

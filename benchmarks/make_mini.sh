@@ -20,8 +20,8 @@ PILOT_AFTER=${PILOT_AFTER:-100}     # s of collecting before the pilot is traine
 PILOT_SECONDS=${PILOT_SECONDS:-200} # of training, compilation included, which takes long beside the collection
 DAGGER_SECONDS=${DAGGER_SECONDS:-700} # of collecting with the pilot; where it exists, of all collecting
 # About 20 passes over the demonstrations: with more of them the main head still gains a little on held-out episodes,
-# while the draft agrees with it less and less.
-TRAIN_SECONDS=${TRAIN_SECONDS:-220}
+# while the draft agrees with it less and less. Compilation included: 80 s, where no pilot was trained before.
+TRAIN_SECONDS=${TRAIN_SECONDS:-300}
 BATCH=${BATCH:-$((512 * GPUS))}
 EPISODES=${EPISODES:-16} # calibration rollouts per task
 TRIALS=${TRIALS:-20}     # evaluated initial states per task

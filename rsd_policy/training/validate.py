@@ -20,7 +20,7 @@ from rsd_policy.training.dataset import Demonstrations
 
 @dataclass(frozen=True)
 class Predictions:
-    """Greedy predictions over demonstration frames, as the engine would make them.
+    """Predictions over demonstration frames, as the engine would make them.
 
     Attributes:
         main_tokens: [8, N, T, 7]; draft_tokens: [3, N, T, 7]; true_tokens: [8, N, T, 7].
