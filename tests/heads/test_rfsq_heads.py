@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rsd_policy.errors import CheckpointError
-from rsd_policy.heads import RFSQDraftModel, RFSQHead
+from rsd_policy.heads import DeviationPredictor, RFSQDraftModel, RFSQHead
 
 
 def random_head(**sizes: Any) -> RFSQHead:
@@ -128,3 +128,24 @@ def test_bins_must_fit_the_levels(bins: Any) -> None:
 def test_slots_must_fit_the_chunk() -> None:
     with pytest.raises(CheckpointError, match="8 or 56"):
         RFSQHead(slots=7)
+
+
+@torch.inference_mode()
+def test_a_means_largest_doubt_of_the_arm_and_the_grippers_count() -> None:
+    """Untrained: p falls with the largest spread of a step, whatever the smaller ones are, and with the gripper's."""
+    torch.manual_seed(0)
+    predictor = DeviationPredictor(hidden_size=32, horizon=8, slots=8, levels=3).eval()
+    margins = torch.full((3, 1, 8, 7), 2.0)
+    margins[:, :, 4, 2] = 0.0
+    hidden, actions, last, first = torch.randn(1, 8, 32), torch.zeros(1, 8, 7), torch.zeros(1, 7), torch.tensor([False])
+
+    def after(changes: dict[tuple[int, int], float]) -> torch.Tensor:
+        changed = margins.clone()
+        for (step, dof), value in changes.items():
+            changed[:, :, step, dof] = value
+        return predictor(hidden, changed, actions, last, first)[0]
+
+    known = after({})
+    assert torch.equal(after({(4, 3): 1.0}), known), "smaller than the step's largest"
+    for worse in (after({(4, 2): -1.0}), after({(4, 0): -1.0}), after({(4, 6): 1.0})):
+        assert torch.equal(worse[:4], known[:4]) and (worse[4:] < known[4:]).all()
