@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.checkpoints.manifest import (
+    COPY_OF,
     MANIFEST,
     manifest_digest,
     read_manifest,
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--policy", default="mini", help="shipped name or checkpoint directory (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the copy")
     parser.add_argument("--replace", action="store_true", help="replace the checkpoint that is in DIR")
+    parser.add_argument(
+        "--alpha", type=float, metavar="P", help="the copy's gate promises this by default, from its curve"
+    )
     parser.add_argument("--one-file", action="store_true", help=f"all weights in one file, {ONE_FILE}")
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="RESULT", help="result directories for the card"
@@ -54,6 +58,7 @@ def main(argv: list[str]) -> int:
         resolve_checkpoint(arguments.policy),
         arguments.out,
         groups,
+        alpha=arguments.alpha,
         one_file=arguments.one_file,
         replace=arguments.replace,
         max_bytes=int(arguments.max_mb * 1e6),
@@ -70,6 +75,7 @@ def export(
     out: Path,
     groups: Sequence[Sequence[Run]] = (),
     *,
+    alpha: float | None = None,
     one_file: bool = False,
     replace: bool = False,
     max_bytes: int = MAX_MB * 10**6,
@@ -80,6 +86,8 @@ def export(
         source: checkpoint directory.
         out: new directory, or with `replace` one that holds a checkpoint, be it the source: that renews its card.
         groups: results for the card, from `load_runs`.
+        alpha: the gate's promise by default, one of its calibrated curve; None: as in the source. The manifest then
+            names the source's, under which results were recorded.
         one_file: join the weight files; the manifest then lists the joint one.
         max_bytes: of all files of the copy together.
 
@@ -87,7 +95,8 @@ def export(
         `out`.
 
     Raises:
-        CheckpointError: the source is altered or too large, or `out` may not be written.
+        CheckpointError: the source is altered or too large, its gate cannot keep alpha, or `out` may not be written.
+        RSDError: alpha is not a probability.
     """
     manifest = read_manifest(source)
     verify_files(source, manifest)
@@ -101,6 +110,8 @@ def export(
         else:
             for name in (MANIFEST, *manifest["files"]):
                 shutil.copyfile(source / name, copy / name)
+        if alpha is not None:
+            manifest = _promise(copy, manifest, alpha, sha256(source / MANIFEST))
         for plot in source.glob(PLOTS):
             shutil.copyfile(plot, copy / plot.name)
         verify_files(copy, read_manifest(copy))
@@ -141,13 +152,26 @@ def _join(source: Path, copy: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from rsd_policy.checkpoints.loading import write_json
-
     tensors: dict[str, torch.Tensor] = {}
     for name in manifest["files"]:
         tensors |= load_file(source / name)
     save_file(tensors, copy / ONE_FILE)
-    joined = manifest | {"files": {ONE_FILE: sha256(copy / ONE_FILE)}}
-    joined["manifest_sha256"] = manifest_digest(joined)
-    write_json(copy / MANIFEST, joined)
-    return joined
+    return _rewritten(copy, manifest | {"files": {ONE_FILE: sha256(copy / ONE_FILE)}})
+
+
+def _promise(copy: Path, manifest: dict[str, Any], alpha: float, source: str) -> dict[str, Any]:
+    """Let the gate promise alpha by default, and name the source's manifest; returns the manifest that was written."""
+    from rsd_policy.engine.gate import Gate  # imports torch
+
+    gate = manifest["gate"]
+    kept = Gate.from_manifest(gate, alpha).alpha
+    origin = {COPY_OF: {"manifest_sha256": source, "alpha": gate["alpha"]}}
+    return _rewritten(copy, manifest | {"gate": gate | {"alpha": kept}, "provenance": manifest["provenance"] | origin})
+
+
+def _rewritten(copy: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    from rsd_policy.checkpoints.loading import write_json  # imports torch
+
+    manifest["manifest_sha256"] = manifest_digest(manifest)
+    write_json(copy / MANIFEST, manifest)
+    return manifest

@@ -30,6 +30,9 @@ REQUIRED = (
     "files",
     "manifest_sha256",
 )
+COPY_OF = "copy_of"
+"""Entry of the provenance of a copy whose gate promises another alpha by default than the source's: the source."""
+
 DEFAULT_ACCEPTANCE = {"threshold": 0.7, "tolerance": [0.1] * 6}
 """Least fraction of equal draft tokens (0.7 in the original project), and 5 mm and 0.05 rad per step in units of
 robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
@@ -103,6 +106,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: its content does not have the sha256 it states; it is altered, fetch the checkpoint again"
         )
     return manifest
+
+
+def names_of(directory: Path) -> list[str]:
+    """Digests under which results of a checkpoint are recorded: its manifest's, and that of the manifest whose copy it
+    is with another alpha (runs record their own alpha)."""
+    digests = [sha256(directory / MANIFEST)]
+    source = read_manifest(directory)["provenance"].get(COPY_OF)
+    return [*digests, source["manifest_sha256"]] if source else digests
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.checkpoints.manifest import MANIFEST, sha256
+from rsd_policy.checkpoints.manifest import names_of
 from rsd_policy.evaluation.markdown import results_table, setting, successes, table, tasks_table
 from rsd_policy.evaluation.runs import Run
 
@@ -33,7 +33,7 @@ def model_card(directory: Path, manifest: dict[str, Any], groups: Sequence[Seque
         _section("Accuracy on held-out demonstrations", manifest["accuracy"]),
         _gate(manifest["gate"]),
         _plot(directory, "calibration.png", "skipped and deviating chunks over the gate's threshold"),
-        _results(groups, sha256(directory / MANIFEST)),
+        _results(groups, names_of(directory)),
         _other(manifest),
         _files(directory, manifest),
     ]
@@ -116,16 +116,16 @@ def _gate(gate: dict[str, Any] | None) -> str:
     return section + "\n\n" + table(columns, [[_cell(point.get(key)) for key in columns] for point in points])
 
 
-def _results(groups: Sequence[Sequence[Run]], digest: str) -> str:
+def _results(groups: Sequence[Sequence[Run]], digests: Sequence[str]) -> str:
     parts = [_overview(groups)]
     for group in groups:
         run = group[0]
         dates = sorted({str(run.finished or run.started)[:10] for run in group})
         parts.append(f"### {run.config.suite}\n\n{setting(run)}; {', '.join(dates)}.\n\n{results_table(group)}")
-        others = {run.name: run.config.policy_sha256 for run in group if run.config.policy_sha256 != digest}
+        others = {run.name: run.config.policy_sha256 for run in group if run.config.policy_sha256 not in digests}
         if others:
             names = ", ".join(f"{name} (manifest {str(other)[:12]})" for name, other in others.items())
-            parts.append(f"Run with another manifest than this one ({digest[:12]}): {names}.")
+            parts.append(f"Run with another manifest than this one ({digests[0][:12]}): {names}.")
         parts.append("\n".join(["```", *(run.command for run in group), "```"]))
         parts.append(tasks_table(group))
     return "\n\n".join(["## Results in closed loop", *parts]) if groups else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256, shipped_names
+from rsd_policy.checkpoints.manifest import names_of, resolve_checkpoint, shipped_names
 from rsd_policy.evaluation.comparison import compare
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
@@ -95,8 +95,8 @@ def _by_shipped_name(config: EvalConfig) -> EvalConfig:
 
 
 def shipped_name(policy_sha256: str | None) -> str | None:
-    """Name of the shipped checkpoint whose manifest has this digest; None when none has."""
-    return next((n for n in shipped_names() if sha256(resolve_checkpoint(n) / MANIFEST) == policy_sha256), None)
+    """Name of the shipped checkpoint recorded under this digest (see `names_of`); None when none is."""
+    return next((n for n in shipped_names() if policy_sha256 in names_of(resolve_checkpoint(n))), None)
 
 
 def _compared(group: list[Run]) -> list[Run]:

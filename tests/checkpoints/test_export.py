@@ -12,6 +12,8 @@ from rsd_policy.checkpoints import export as module
 from rsd_policy.checkpoints.export import export
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.checkpoints.manifest import MANIFEST, sha256
+from rsd_policy.engine.calibration import Curve
+from rsd_policy.engine.gate import Gate
 from rsd_policy.errors import CheckpointError
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import FAILURE, SUCCESS, ChunkRecord, EpisodeResult
@@ -72,6 +74,22 @@ def test_the_copy_acts_as_the_original(source: Path, tmp_path: Path, one_file: b
     assert chunks[0].actions.tobytes() == chunks[1].actions.tobytes()
     if not one_file:  # results name the manifest by its sha256
         assert (out / MANIFEST).read_bytes() == (source / MANIFEST).read_bytes()
+
+
+def test_the_copy_promises_another_alpha_of_the_curve(tmp_path: Path) -> None:
+    curve = Curve(threshold=[0.9, 0.5], skip_rate=[0.2, 0.6], deviation_rate=[0.01, 0.1],
+                  chunk_deviation_rate=[0.01, 0.1], bound=[0.05, 0.15], confidence=0.95)  # fmt: skip
+    policy = small_policy(gate={"alpha": 0.2, "steps": 8, "start_gripper": None, "curve": curve.to_manifest()})
+    save_policy(tmp_path / "source", policy)
+    out = export(tmp_path / "source", tmp_path / "out", alpha=0.1)
+    gates = [Gate.from_manifest(load_policy(path).manifest["gate"]) for path in (tmp_path / "source", out)]
+    assert [(gate.alpha, gate.threshold) for gate in gates] == [(0.2, 0.5), (0.1, 0.9)]
+    runs = load_runs([record(tmp_path / "run", tmp_path / "source", "baseline", 8)])
+    card = (export(out, out, runs, replace=True) / "README.md").read_text()
+    assert "8 / 10" in card and "another manifest" not in card, "results of the source are the copy's"
+    with pytest.raises(CheckpointError, match=r"no threshold keeps alpha = 0\.01"):
+        export(tmp_path / "source", tmp_path / "strict", alpha=0.01)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "source"]
 
 
 def test_an_altered_or_too_large_checkpoint_is_not_written(source: Path, tmp_path: Path) -> None:
