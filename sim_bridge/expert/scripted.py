@@ -90,7 +90,7 @@ class ScriptedExpert:
         self._misses = 0
         self._jams = JamDetector()
         self._phase_steps = 0
-        self._skill = _skill(self._scene, self._next_goal(self._scene))
+        self._skill = _skill(self._scene, self._unfinished(self._scene) or self._next_goal(self._scene))
 
     def act(self) -> NDArray[np.float32]:
         """The next action for the present state: float32 [7] in [-1, 1]."""
@@ -136,12 +136,26 @@ class ScriptedExpert:
         drawers = [other.target for other, _ in scene.goals() if other.predicate == "open"]
         return next((drawer for drawer in drawers if withdrawing(scene, drawer)), None)
 
+    @classmethod
+    def _unfinished(cls, scene: Scene) -> Goal | None:
+        """What the hand was about to do with what it holds, and does before anything else: let go what is already where
+        it belongs, set aside what belongs into a drawer that is still shut."""
+        fulfilled = [goal for goal, reached in scene.goals() if reached and goal.place]
+        aside = [Goal("aside", goal.target, goal.place) for goal in cls._covered(scene)]
+        return next((goal for goal in fulfilled + aside if scene.held(goal.target)), None)
+
     @staticmethod
-    def _next_goal(scene: Scene) -> Goal:
+    def _covered(scene: Scene) -> list[Goal]:
+        """Goals that wait for a drawer which is to be opened next."""
+        left = [goal for goal, fulfilled in scene.goals() if not fulfilled]
+        return [goal for goal in left if left[0].predicate == "open" and goal.place == left[0].target]
+
+    @classmethod
+    def _next_goal(cls, scene: Scene) -> Goal:
         """The first goal that is not fulfilled; one whose object is in the hand comes before the others."""
         goals = scene.goals()
         left = [goal for goal, fulfilled in goals if not fulfilled] or [goals[-1][0]]
-        covered = [goal for goal in left if left[0].predicate == "open" and goal.place == left[0].target]
+        covered = cls._covered(scene)
         if covered and in_the_way(scene, covered[0]):
             return Goal("aside", covered[0].target, covered[0].place)
         return next((goal for goal in left if goal.predicate != "close" and scene.held(goal.target)), left[0])
