@@ -17,7 +17,7 @@ from sim_bridge.libero_env import LiberoEnv
 POLICY_SHARE = 0.75
 """Probability that the policy drives a chunk of its part: it drives four in a row on average, so its errors add up."""
 
-LATEST = 0.6
+LATEST = 0.8
 """The policy's part ends at the latest after this share of the task's step limit; its end is drawn evenly."""
 
 
