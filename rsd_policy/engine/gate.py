@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.calibration import Curve
@@ -134,6 +133,8 @@ class Audit:
         Raises:
             RSDError: the rate is too close to alpha (or below it) for any alternative to gain on it.
         """
+        from scipy.stats import binom  # a second of every start, for a table of the documentation
+
         if_deviated, if_kept = (np.log(ratios) for ratios in _likelihood_ratios(alpha))
         if not (rate <= 1.0 and (rate * if_deviated + (1.0 - rate) * if_kept).max() > 0.0):
             raise RSDError(f"rate: expected one clearly above alpha = {alpha:g} and at most 1, got {rate:g}")
