@@ -132,6 +132,10 @@ def load_policy(
     if policy.kind != "mini":
         for module in (policy.head, policy.draft):
             module.to(policy.dtype)
+    elif target.type == "cpu":
+        # Images come channels last: convolutions of that form copy neither them nor what follows, and give the same
+        # bits a quarter sooner.
+        policy.mini.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return policy.to(target)
 
 

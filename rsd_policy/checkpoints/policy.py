@@ -133,8 +133,4 @@ class Policy:
         for module in (self.backbone, self.reference, *self.modules().values()):
             if isinstance(module, nn.Module):
                 module.to(device)
-                if device.type == "cpu":
-                    # Images come channels last: convolutions of that form copy neither them nor what follows, and give
-                    # the same bits a quarter sooner.
-                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
