@@ -121,7 +121,7 @@ rollouts() {
 
 # every rollout is there: this call records none
 gate() {
-    rsd calibrate --policy "$out/mini" --episodes 1 --task-suite libero_spatial --tasks 0 --workers 1 --alpha 0.2 \
+    rsd calibrate --policy "$out/mini" --episodes 1 --task-suite libero_spatial --tasks 0 --workers 1 --alpha 0.1 \
         --device "$DEVICE" --rollouts "$out/rollouts" --out "$out/mini-gated" >"$out/log/calibrate.log" 2>&1
 }
 
