@@ -140,14 +140,15 @@ class ScriptedExpert:
     def _unfinished(cls, scene: Scene) -> Goal | None:
         """What the hand was about to do with what it holds, and does before anything else: let go what is already where
         it belongs, set aside what belongs into a drawer that is still shut."""
-        fulfilled = [goal for goal, reached in scene.goals() if reached and goal.place]
-        aside = [Goal("aside", goal.target, goal.place) for goal in cls._covered(scene)]
-        return next((goal for goal in fulfilled + aside if scene.held(goal.target)), None)
+        goals = scene.goals()
+        there = [goal for goal, fulfilled in goals if fulfilled and goal.place]
+        aside = [Goal("aside", goal.target, goal.place) for goal in cls._covered(goals)]
+        return next((goal for goal in there + aside if scene.held(goal.target)), None)
 
     @staticmethod
-    def _covered(scene: Scene) -> list[Goal]:
-        """Goals that wait for a drawer which is to be opened next."""
-        left = [goal for goal, fulfilled in scene.goals() if not fulfilled]
+    def _covered(goals: list[tuple[Goal, bool]]) -> list[Goal]:
+        """Of `Scene.goals` those that wait for a drawer which is to be opened next."""
+        left = [goal for goal, fulfilled in goals if not fulfilled]
         return [goal for goal in left if left[0].predicate == "open" and goal.place == left[0].target]
 
     @classmethod
@@ -155,7 +156,7 @@ class ScriptedExpert:
         """The first goal that is not fulfilled; one whose object is in the hand comes before the others."""
         goals = scene.goals()
         left = [goal for goal, fulfilled in goals if not fulfilled] or [goals[-1][0]]
-        covered = cls._covered(scene)
+        covered = cls._covered(goals)
         if covered and in_the_way(scene, covered[0]):
             return Goal("aside", covered[0].target, covered[0].place)
         return next((goal for goal in left if goal.predicate != "close" and scene.held(goal.target)), left[0])
