@@ -110,7 +110,8 @@ def export(
         else:
             for name in (MANIFEST, *manifest["files"]):
                 shutil.copyfile(source / name, copy / name)
-        if alpha is not None:
+        # A copy that promises the same is no other policy, and keeps the name under which results are recorded.
+        if alpha is not None and alpha != (manifest["gate"] or {}).get("alpha"):
             manifest = _promise(copy, manifest, alpha, sha256(source / MANIFEST))
         for plot in source.glob(PLOTS):
             shutil.copyfile(plot, copy / plot.name)

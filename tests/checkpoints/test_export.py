@@ -84,6 +84,8 @@ def test_the_copy_promises_another_alpha_of_the_curve(tmp_path: Path) -> None:
     out = export(tmp_path / "source", tmp_path / "out", alpha=0.1)
     gates = [Gate.from_manifest(load_policy(path).manifest["gate"]) for path in (tmp_path / "source", out)]
     assert [(gate.alpha, gate.threshold) for gate in gates] == [(0.2, 0.5), (0.1, 0.9)]
+    before = (out / MANIFEST).read_bytes()
+    assert (export(out, out, alpha=0.1, replace=True) / MANIFEST).read_bytes() == before, "the same promise as before"
     runs = load_runs([record(tmp_path / "run", tmp_path / "source", "baseline", 8)])
     card = (export(out, out, runs, replace=True) / "README.md").read_text()
     assert "8 / 10" in card and "another manifest" not in card, "results of the source are the copy's"
