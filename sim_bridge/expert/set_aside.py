@@ -6,21 +6,22 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from sim_bridge.expert import grasp as grasping
-from sim_bridge.expert.drawer_room import EDGE
+from sim_bridge.expert.drawer_room import EDGE, REACH
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.scene import Goal, Scene
 
 Array = NDArray[np.float64]
 
 SHIFTS = np.array(
-    sorted(itertools.product(np.arange(-8, 9) * 0.02, repeat=2), key=lambda shift: float(np.hypot(*shift)))
+    sorted(itertools.product(np.arange(-22, 23) * 0.01, repeat=2), key=lambda shift: float(np.hypot(*shift)))
 )
 """Where an object may be set aside, m from where it stands, nearest first."""
 
-ROOM = 0.01
-"""Room that an object set aside is to have, and the open hand at it, m."""
+ROOM = 0.02
+"""More room than this makes no place better, for the object set aside or for the open hand at it, m."""
 
 
 def in_the_way(scene: Scene, goal: Goal) -> bool:
@@ -37,8 +38,10 @@ def _obstacles_when_open(scene: Scene, goal: Goal) -> Array:
 
 
 class SetAside(PickPlace):
-    """Moves `goal.target` to the nearest place on the table where the open drawer `goal.place` leaves the hand room.
+    """Moves `goal.target` to where the open drawer `goal.place` leaves it and the hand most room on the table.
 
+    Not to the nearest place with just enough of it: that may be in a gap which some placements leave and others do not,
+    so that like scenes would have unlike places, and a policy that learns from them puts the object in between.
     Never away from the robot's base: an arm that is stretched out cannot turn the hand level for the drawer.
     """
 
@@ -47,23 +50,29 @@ class SetAside(PickPlace):
         points, position = scene.points(target), scene.position(target)
         floor = scene.support_height(float(points[:, 2].min()) + 0.01)
         height = floor + self._below - 0.008
-        lowered = points + np.array([0.0, 0.0, height - position[2]])
         obstacles = _obstacles_when_open(scene, self.goal)
-        standing = obstacles[(obstacles[:, 2] > floor + EDGE) & (obstacles[:, 2] < lowered[:, 2].max()), :2]
+        top = float(points[:, 2].max()) + height - position[2]
+        standing = obstacles[(obstacles[:, 2] > floor + EDGE) & (obstacles[:, 2] < top), :2]
         radius = float(np.linalg.norm(points[:, :2] - position[:2], axis=1).max())
         above = scene.hand_position() - position
         base = scene.base_position()[:2]
-        reach = np.linalg.norm(position[:2] + SHIFTS - base, axis=1)
+        places = position[:2] + SHIFTS
+        reach = np.linalg.norm(places - base, axis=1)
+        # The cheap question for all places at once, the grasps only where its answer leaves hope.
+        rooms = cKDTree(standing).query(places)[0] - radius if len(standing) else np.ones(len(places))
+        grasps = grasping.candidates(position, points, np.empty((0, 3)))
         best, best_room = SHIFTS[0], -np.inf
-        for shift in SHIFTS[reach <= reach[0] + 1e-6]:
-            centre = np.append(position[:2] + shift, height)
-            around = float(np.linalg.norm(standing - centre[:2], axis=1).min(initial=1.0)) - radius
+        for index in np.flatnonzero(reach <= reach[0] + 1e-6):
+            shift, around = SHIFTS[index], float(rooms[index])
+            centre = np.append(places[index], height)
             if around <= best_room:
                 continue
-            now = grasping.clearance(centre + above, self._angle, obstacles)
-            moved = lowered + np.append(shift, 0.0)
-            later = grasping.candidates(centre, moved, obstacles)[0].clearance
-            room = min(around, now, later, ROOM)
+            near = obstacles[np.linalg.norm(obstacles[:, :2] - centre[:2], axis=1) < REACH]
+            room = round(min(around, grasping.clearance(centre + above, self._angle, near), ROOM), 3)
+            if room <= best_room:
+                continue
+            later = max(grasping.clearance(centre + grasp.offset, grasp.angle, near) for grasp in grasps)
+            room = round(min(room, later), 3)
             if room > best_room:
                 best, best_room = shift, room
             if best_room >= ROOM:
