@@ -151,22 +151,39 @@ class RFSQHead(nn.Module):
             their joint distribution's standard deviation in cells of the level.
         """
         context = self.features(hidden)
-        coarse, sureness = self._mean_digits(context) if self.choice == "mean" else ([], [])
-        tokens, logits = [], []
-        for level in range(self.levels):
+        tokens, margins = self._mean_digits(context) if self.choice == "mean" else ([], [])
+        for level in range(len(tokens)):
+            context = context + self.digit_embedding[level][tokens[level]]
+        logits = []
+        for level in range(len(tokens), self.levels):
             out = self.level_mlp[level](context)
-            digits = coarse[level] if level < len(coarse) else out.argmax(dim=-1)
             logits.append(self._padded(out))
-            tokens.append(digits)
-            context = context + self.digit_embedding[level][digits]
-        # A difference of logits is a difference of log-probabilities: the normaliser cancels. All levels at once, to
-        # launch few kernels.
-        best = torch.stack(logits).topk(2, dim=-1).values
-        margins = best[..., 0] - best[..., 1]
-        if sureness:
-            margins = torch.cat([torch.stack(sureness).to(margins.dtype), margins[len(sureness) :]])
+            tokens.append(out.argmax(dim=-1))
+            context = context + self.digit_embedding[level][tokens[level]]
+        if logits:
+            # A difference of logits is a difference of log-probabilities: the normaliser cancels. All levels at once,
+            # to launch few kernels.
+            best = torch.stack(logits).topk(2, dim=-1).values
+            margins += list((best[..., 0] - best[..., 1]).float())
         shape = (self.horizon, ACTION_DIM)
-        return torch.stack(tokens).unflatten(2, shape), margins.unflatten(2, shape)
+        return torch.stack(tokens).unflatten(2, shape), torch.stack(margins).unflatten(2, shape)
+
+    def cell_probabilities(self, features: Tensor, levels: int) -> Tensor:
+        """Joint distribution of the first levels' digits.
+
+        Args:
+            features: [B, T*D, width].
+
+        Returns:
+            float32 [B, T*D, cells], cells in the codec's order: of increasing actions.
+        """
+        context, probability = features[:, :, None], torch.ones_like(features[:, :, :1], dtype=torch.float32)
+        for level, count in enumerate(self.bins[:levels]):
+            conditional = self.level_mlp[level](context).float().softmax(-1)
+            probability = (probability[..., None] * conditional).flatten(2)
+            if level + 1 < levels:
+                context = (context[:, :, :, None] + self.digit_embedding[level][:count]).flatten(2, 3)
+        return probability
 
     def _mean_digits(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Digits of the coarse levels: of the cell that holds the mean of their joint distribution; the gripper, which
@@ -180,13 +197,8 @@ class RFSQHead(nn.Module):
             [B, T*D].
         """
         bins = self.bins[:COARSE]
-        context, probability = features[:, :, None], torch.ones_like(features[:, :, :1], dtype=torch.float32)
-        for level, count in enumerate(bins):
-            conditional = self.level_mlp[level](context).float().softmax(-1)
-            probability = (probability[..., None] * conditional).flatten(2)
-            if level + 1 < len(bins):
-                context = (context[:, :, :, None] + self.digit_embedding[level][:count]).flatten(2, 3)
-        # Cells in order: their number is the codec's, whose digits it holds in the mixed base of the bins.
+        probability = self.cell_probabilities(features, len(bins))
+        # The number of a cell is the codec's, which holds its digits in the mixed base of the bins.
         cells = torch.arange(probability.shape[-1], device=probability.device)
         mean = probability @ cells.float()
         spread = (probability * (cells - mean[..., None]).square()).sum(-1).sqrt() + LEAST_SPREAD
