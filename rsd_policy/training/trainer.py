@@ -2,11 +2,16 @@
 
     loss = sum_l w_l CE(main level l) + l1_weight * |a - a_L1|
          + draft_weight * sum_{l<3} w_l [(1 - m) CE(draft level l) + m CE(draft level l, main's probabilities)]
+         + codistillation * sum_{l<3} w_l CE(main level l, draft's probabilities)
+         + consistency * mean over steps of the largest |E draft - E main| / tolerance
 
 The draft hangs on the hidden states after layer k and sends its gradient into layers 0 .. k-1, so that these layers
 learn to carry what the draft needs. A share m of its loss is distillation (Hinton et al., 2015): it is accepted when it
-says what the main head says, so it learns the main head's probabilities, also on steps whose label is masked. The L1
-regressor gives the backbone a gradient that knows distances, which cross-entropy does not, and is not kept.
+says what the main head says, so it learns the main head's probabilities, also on steps whose label is masked. The main
+head learns a little of the draft's in turn: two models that teach each other disagree less by chance, and are not worse
+for it (codistillation: Anil et al., 2018). What is compared in the end are means, and by the tolerance: the last term,
+in which E is the mean of the two coarsest levels' joint distribution, is that. Targets are constants. The L1 regressor
+gives the backbone a gradient that knows distances, which cross-entropy does not, and is not kept.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsd_policy.checkpoints.loading import Policy
+from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.errors import NonFiniteError
+from rsd_policy.heads import RFSQHead
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations
@@ -35,6 +42,9 @@ from rsd_policy.training.validate import accuracy, predict
 
 LEVEL_WEIGHTS = (1.0, 1.0, 0.8, 0.5, 0.3, 0.2, 0.1, 0.1)
 """Weight of each level's cross-entropy: the last levels are hundredths of a millimetre and mostly noise."""
+
+MEAN_LEVELS = 2
+"""Levels in the mean of the consistency: the next one's cells are a quarter of the tolerance, its work is threefold."""
 
 IMPOSSIBLE = -1e4
 """Least log-probability in a product with a probability: a digit that a level does not have has -inf, and 0 times -inf
@@ -64,6 +74,8 @@ class TrainConfig:
     proprio_noise: float = 0.02
     draft_weight: float = 1.0
     distillation: float = 0.5
+    codistillation: float = 0.2
+    consistency: float = 0.5
     l1_weight: float = 2.0
     seed: int = 0
     checkpoint_every: int = 500
@@ -103,6 +115,10 @@ class _TrainingModel(nn.Module):
         self.draft = policy.draft
         self.exit_layer = policy.exit_layer
         self.regressor = nn.Linear(policy.head.width, 1)
+        tolerance = torch.tensor(policy.manifest["acceptance"]["tolerance"], dtype=torch.float64)
+        self.cell_widths: Tensor
+        widths = policy.codec.widths[MEAN_LEVELS - 1, :GRIPPER].cpu() / tolerance
+        self.register_buffer("cell_widths", widths.float(), persistent=False)
 
     def forward(
         self, pixels: Tensor, proprio: Tensor, words: Tensor, tokens: Tensor, actions: Tensor, mask: Tensor
@@ -110,13 +126,24 @@ class _TrainingModel(nn.Module):
         """The loss of the module's docstring, and the accuracies per level of main head and draft."""
         x = self.backbone.embed_pixels(pixels, proprio, words)
         x = self.backbone.forward_layers(x, 0, self.exit_layer)
-        draft = self.draft.teacher_forced_logits(self.backbone.exit_hidden(x), tokens)
+        draft_features = self.draft.features(self.backbone.exit_hidden(x))
+        draft = self.draft.level_logits(draft_features, tokens)
         x = self.backbone.forward_layers(x, self.exit_layer, self.backbone.num_layers)
         hidden = self.backbone.action_hidden(x)
         features = self.head.features(hidden)
         main = self.head.level_logits(features, tokens)
         regressed = self.regressor(features).view(len(pixels), -1, ACTION_DIM)
-        return self._loss(main.float(), draft.float(), regressed.float(), tokens, actions, mask)
+        loss, main_hit, draft_hit = self._loss(main.float(), draft.float(), regressed.float(), tokens, actions, mask)
+        difference = self._means(self.draft, draft_features) - self._means(self.head, features).detach()
+        apart = difference.abs().amax(dim=-1).mean()
+        return loss + self.config.consistency * apart, main_hit, draft_hit
+
+    def _means(self, head: RFSQHead, features: Tensor) -> Tensor:
+        """[B, T, 6], mean of the coarsest levels, in tolerances from the least action."""
+        probability = head.cell_probabilities(features, MEAN_LEVELS)
+        cells = torch.arange(probability.shape[-1], dtype=probability.dtype, device=probability.device)
+        mean = (probability * cells).sum(dim=-1)  # a matrix product would be in bfloat16
+        return mean.unflatten(1, (-1, ACTION_DIM))[..., :GRIPPER] * self.cell_widths
 
     def _loss(
         self, main: Tensor, draft: Tensor, regressed: Tensor, tokens: Tensor, actions: Tensor, mask: Tensor
@@ -126,6 +153,7 @@ class _TrainingModel(nn.Module):
         label_loss, draft_hit = token_loss(draft, tokens, mask, weights)
         taught = distillation_loss(draft, main, weights)
         draft_loss = (1.0 - config.distillation) * label_loss + config.distillation * taught
+        main_loss = main_loss + config.codistillation * distillation_loss(main[: len(draft)], draft, weights)
         l1 = ((regressed - actions).abs().mean(-1) * mask).sum() / mask.sum().clamp(min=1)
         return main_loss + config.draft_weight * draft_loss + config.l1_weight * l1, main_hit, draft_hit
 
@@ -267,15 +295,15 @@ def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) ->
     return (per_level * weights[:levels]).sum(), hit.detach()
 
 
-def distillation_loss(draft: Tensor, main: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of the draft against the main head's probabilities, over all steps.
+def distillation_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of one head against the other's probabilities, over all steps.
 
     Args:
-        draft: logits [l, B, T, D, bins]; main: logits [L, B, T, D, bins], not trained by this loss.
+        student: logits [l, B, T, D, bins]; teacher: logits [l or more, B, T, D, bins], not trained by this loss.
     """
-    levels = len(draft)
-    teacher = main[:levels].detach().softmax(-1)
-    entropy = -(teacher * draft.log_softmax(-1).clamp(min=IMPOSSIBLE)).sum(-1).mean(dim=(1, 2, 3))
+    levels = len(student)
+    probability = teacher[:levels].detach().softmax(-1)
+    entropy = -(probability * student.log_softmax(-1).clamp(min=IMPOSSIBLE)).sum(-1).mean(dim=(1, 2, 3))
     return (entropy * weights[:levels]).sum()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,24 +151,24 @@ def test_loop_learns_resumes_and_predicts(tmp_path: Path) -> None:
     frames = constant_frames(32)
     log = TrainingLog(tmp_path / "log.jsonl")
     config = TrainConfig(
-        steps=80, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=80
+        steps=140, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=140
     )
     state = tmp_path / "state.pt"
     policy = train(small_policy(choice="mode"), frames, frames, config, CPU, state, log.append)
     first, last = min(log.progress), max(log.progress)
     assert log.progress[last].loss < 0.5 * log.progress[first].loss
     resumed: list[Progress | Validation] = []
-    longer = TrainConfig(steps=82, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9)
+    longer = TrainConfig(steps=142, batch_size=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9)
     train(small_policy(1, "mode"), frames, frames, longer, CPU, state, resumed.append)
     final = [r for r in resumed if isinstance(r, Progress)][-1]
-    assert final.step == 82 and final.loss < 0.5 * log.progress[first].loss
-    assert [r.step for r in resumed if isinstance(r, Validation)] == [82]
+    assert final.step == 142 and final.loss < 0.5 * log.progress[first].loss
+    assert [r.step for r in resumed if isinstance(r, Validation)] == [142]
     figures = accuracy(predict(policy, frames, CPU), [0.1] * 6)
     assert figures["head_teacher_forced_per_level"][0] > 0.9
     assert figures["frames"] == 32
     again = TrainingLog(tmp_path / "log.jsonl")
-    assert again.validations[80].figures == log.validations[80].figures
-    assert again.validations[80].figures["draft_equals_head_per_level"][0] > 0.8
+    assert again.validations[140].figures == log.validations[140].figures
+    assert again.validations[140].figures["draft_equals_head_per_level"][0] > 0.8
     assert [again.progress[s].loss for s in again.progress] == [log.progress[s].loss for s in log.progress]
 
 
@@ -192,3 +193,26 @@ def test_a_digit_that_a_level_does_not_have_adds_nothing_to_the_distillation() -
     torch.testing.assert_close(loss, distillation_loss(draft, main, weights))
     loss.backward()
     assert padded.grad is not None and bool(torch.isfinite(padded.grad).all())
+
+
+def test_consistency_pulls_the_drafts_mean_to_the_main_heads(tmp_path: Path) -> None:
+    """On steps without a label nothing else does."""
+    frames = to_frames([episode(seed) for seed in range(4)], WordTokenizer(WORDS), horizon=8)
+    frames = replace(frames, mask=frames.mask & (torch.arange(8) == 0))
+    config = TrainConfig(
+        steps=60,
+        batch_size=16,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        ema_decay=0.9,
+        distillation=0.0,
+        codistillation=0.0,
+    )
+
+    def apart(consistency: float) -> float:
+        chosen, state = replace(config, consistency=consistency), tmp_path / f"{consistency}.pt"
+        policy = train(small_policy(), frames, frames, chosen, CPU, state, lambda report: None)
+        predictions = predict(policy, frames, CPU)
+        return float(np.abs(predictions.draft_actions - predictions.main_actions)[:, 1:, :6].mean())
+
+    assert apart(1.0) < 0.5 * apart(0.0)
