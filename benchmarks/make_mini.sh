@@ -36,6 +36,14 @@ libero_goal 5-9 14
 libero_spatial 0-9 16
 libero_object 0-9 16"}
 
+# for collecting: what is hard needs more, and every demonstration of libero_object is alike
+COLLECT_PLAN=${COLLECT_PLAN:-"libero_10 0-4 23
+libero_10 5-9 23
+libero_goal 0-4 18
+libero_goal 5-9 13
+libero_spatial 0-9 15
+libero_object 0-9 8"}
+
 trap 'echo "make_mini: this stage failed, see $out/log; the same command does it again" >&2' ERR
 mkdir -p "$out/log" "$out/done"
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor} PYTHONUNBUFFERED=1
@@ -75,7 +83,7 @@ for_seconds() { timeout --preserve-status -s INT "$@" || [ $? -eq 130 ]; }
 collect() {
     local name=$1 seconds=$2 seed=$3
     shift 3
-    of_plan "$name" for_seconds "$seconds" "$PYTHON" -m rsd_policy.cli collect --demos 2000 --seed "$seed" \
+    PLAN=$COLLECT_PLAN of_plan "$name" for_seconds "$seconds" "$PYTHON" -m rsd_policy.cli collect --demos 2000 --seed "$seed" \
         --out "$out/demos" "$@"
 }
 
@@ -121,7 +129,7 @@ rollouts() {
 
 # every rollout is there: this call records none
 gate() {
-    rsd calibrate --policy "$out/mini" --episodes 1 --task-suite libero_spatial --tasks 0 --workers 1 --alpha 0.1 \
+    OMP_NUM_THREADS=4 rsd calibrate --policy "$out/mini" --episodes 1 --task-suite libero_spatial --tasks 0 --workers 1 --alpha 0.1 \
         --device "$DEVICE" --rollouts "$out/rollouts" --out "$out/mini-gated" >"$out/log/calibrate.log" 2>&1
 }
 
