@@ -23,6 +23,7 @@ DAGGER_SECONDS=${DAGGER_SECONDS:-700} # of collecting with the pilot; where it e
 # while the draft agrees with it less and less. Compilation included: 80 s, where no pilot was trained before.
 TRAIN_SECONDS=${TRAIN_SECONDS:-300}
 BATCH=${BATCH:-$((512 * GPUS))}
+SEED=${SEED:-1000}       # of the first placement; others for a PILOT that has learned from these
 EPISODES=${EPISODES:-16} # calibration rollouts per task
 TRIALS=${TRIALS:-20}     # evaluated initial states per task
 EXIT_STEPS=${EXIT_STEPS:-500}
@@ -105,16 +106,16 @@ once() {
     say "done: $stage, $(demonstrations) demonstrations"
 }
 
-dagger() { collect dagger "$DAGGER_SECONDS" 20000 --policy "${PILOT:-$out/pilot}" --device "$DEVICE"; }
+dagger() { collect dagger "$DAGGER_SECONDS" $((SEED + 19000)) --policy "${PILOT:-$out/pilot}" --device "$DEVICE"; }
 
 demonstrate() {
     local all=$WORKERS
     if [ -n "$PILOT" ]; then
-        WORKERS=$((all / 2)) collect first "$DAGGER_SECONDS" 1000 &
+        WORKERS=$((all / 2)) collect first "$DAGGER_SECONDS" "$SEED" &
         local collecting=$!
         WORKERS=$((all - all / 2)) dagger
     else
-        collect first $((PILOT_AFTER + PILOT_SECONDS + 40)) 1000 &
+        collect first $((PILOT_AFTER + PILOT_SECONDS + 40)) "$SEED" &
         local collecting=$!
         sleep "$PILOT_AFTER"
         train pilot "$PILOT_SECONDS"

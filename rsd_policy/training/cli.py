@@ -67,6 +67,8 @@ def main(argv: list[str]) -> int:
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
     del training
+    # A run that goes on with another's weights has seen its data as well.
+    before = {"name": arguments.init.name} | policy.manifest["provenance"] if arguments.init else {}
     policy.manifest["provenance"] = {
         "rsd_policy": __version__,
         "torch": torch.__version__,
@@ -75,9 +77,9 @@ def main(argv: list[str]) -> int:
             **corpus.summary(),
             "held_out_episodes": len(held_out),
             "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],
-            "fine_tuned_from": str(arguments.init.name) if arguments.init else None,
             "runs": runs,
         },
+        **({"started_from": before} if before else {}),
     }
     log = TrainingLog(arguments.out / "training-log.jsonl")
     columns = (
