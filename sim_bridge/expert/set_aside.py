@@ -24,11 +24,19 @@ ROOM = 0.02
 """More room than this makes no place better, for the object set aside or for the open hand at it, m."""
 
 
+EFFORT = 0.03
+"""Room that is worth a metre of way, m: on the way, the place that was chosen stays the best one."""
+
+SLACK = 0.02
+"""What an object in the hand may be nearer to the base than the place where it is to go, m: asked on the way, the place
+is still the same."""
+
+
 def in_the_way(scene: Scene, goal: Goal) -> bool:
     """With the drawer `goal.place` open, the hand has no room for any grasp of `goal.target`."""
     target = goal.target
-    best = grasping.candidates(scene.position(target), scene.points(target), _obstacles_when_open(scene, goal))[0]
-    return best.clearance < grasping.CLEARANCE
+    grasps = grasping.candidates(scene.position(target), scene.points(target), _obstacles_when_open(scene, goal))
+    return all(grasp.clearance < grasping.CLEARANCE for grasp in grasps)
 
 
 def _obstacles_when_open(scene: Scene, goal: Goal) -> Array:
@@ -61,20 +69,18 @@ class SetAside(PickPlace):
         # The cheap question for all places at once, the grasps only where its answer leaves hope.
         rooms = cKDTree(standing).query(places)[0] - radius if len(standing) else np.ones(len(places))
         grasps = grasping.candidates(position, points, np.empty((0, 3)))
-        best, best_room = SHIFTS[0], -np.inf
-        for index in np.flatnonzero(reach <= reach[0] + 1e-6):
-            shift, around = SHIFTS[index], float(rooms[index])
-            centre = np.append(places[index], height)
-            if around <= best_room:
+        best, best_score = SHIFTS[0], -np.inf
+        for index in np.flatnonzero(reach <= reach[0] + SLACK):
+            shift, centre = SHIFTS[index], np.append(places[index], height)
+            cost = EFFORT * float(np.hypot(*shift))
+            room = min(float(rooms[index]), ROOM)
+            if room - cost <= best_score:
                 continue
             near = obstacles[np.linalg.norm(obstacles[:, :2] - centre[:2], axis=1) < REACH]
-            room = round(min(around, grasping.clearance(centre + above, self._angle, near), ROOM), 3)
-            if room <= best_room:
+            room = min(room, grasping.clearance(centre + above, self._angle, near))
+            if room - cost <= best_score:
                 continue
-            later = max(grasping.clearance(centre + grasp.offset, grasp.angle, near) for grasp in grasps)
-            room = round(min(room, later), 3)
-            if room > best_room:
-                best, best_room = shift, room
-            if best_room >= ROOM:
-                break
+            room = min(room, max(grasping.clearance(centre + grasp.offset, grasp.angle, near) for grasp in grasps))
+            if room - cost > best_score:
+                best, best_score = shift, room - cost
         return position[:2] + best - scene.place_position(self.goal)[:2], height
