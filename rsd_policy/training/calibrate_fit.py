@@ -173,7 +173,7 @@ def _fit_doubts(predictor: DeviationPredictor, train: Rows) -> float:
         return penalised
 
     optimizer.step(closure)
-    return float(closure())
+    return closure().item()
 
 
 @torch.inference_mode()
