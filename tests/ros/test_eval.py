@@ -78,8 +78,12 @@ class Command:
         return self.popen.returncode
 
     def left(self) -> list[psutil.Process]:
-        """Processes that outlived the command by more than the kernel needs to end them."""
-        return psutil.wait_procs([p for p in self._family.values() if p.is_running()], timeout=2.0)[1]
+        """Processes that outlived the command by more than the kernel needs to end them.
+
+        One that has ended and that nobody has asked about yet, a zombie, is not alive: who should ask is init.
+        """
+        left = psutil.wait_procs([p for p in self._family.values() if p.is_running()], timeout=2.0)[1]
+        return [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
