@@ -1,7 +1,7 @@
 """Write docs/results.md and its plots from result directories of `rsd eval`: nothing in them but recorded data.
 
 Runs of one suite, policy, machine, clock and transport stand in one table; gated and speculative are compared with the
-baseline run among them, episode by episode.
+baseline run among them, episode by episode, or with the speculative one where there is none.
 
     ./rsd eval --task-suite libero_spatial --tasks 0-9 --num-trials 20 --mode baseline --no-ros --out out/baseline
     ./rsd eval --task-suite libero_spatial --tasks 0-9 --num-trials 20 --mode gated --no-ros --out out/gated
@@ -37,11 +37,12 @@ COLOURS = ("#98a2b3", "#2f6fdb", "#d9822b", "#3f9d5a")
 HEAD = """# Results
 
 Written by `python -m benchmarks.results` from the result directories of `./rsd eval`; every figure is computed from
-their `episodes.sqlite`. Success rates carry Wilson 95 % intervals. Differences from `baseline` are over the same
-episodes (same task, initial state and seed; Newcombe's method 10). A speed-up is the mean inference time of the
-baseline over that of the run, with a bootstrap over episodes. `first action` is the time until the first chunk that
-can be executed, `drafts accepted` is of those compared with the main head, and an audit verifies a skipped chunk after
-the fact."""
+their `episodes.sqlite`. Success rates carry Wilson 95 % intervals.
+Differences are from the first run of a table, over the same episodes (same task, initial state and seed; Newcombe's
+method 10): `baseline`, or `speculative`, whose final chunks are the same bit for bit. A speed-up is the mean inference
+time of `baseline` over that of the run, with a bootstrap over episodes. `first action` is the time until the first
+chunk that can be executed, `drafts accepted` is of those compared with the main head, and an audit verifies a skipped
+chunk after the fact."""
 
 
 def main(argv: list[str]) -> int:
@@ -97,7 +98,8 @@ def _overview(groups: Sequence[Sequence[Run]]) -> str:
             summary, comparison = run.summary, run.comparison
             low, high = summary["success_ci95"]
             rate = f"{100 * summary['success_rate']:.1f} ({100 * low:.1f} - {100 * high:.1f})" if run.episodes else "-"
-            latency, ratio = summary["latency_ms"], comparison and comparison["inference_speedup"]
+            latency = summary["latency_ms"]
+            ratio = comparison["inference_speedup"] if comparison and run.reference == "baseline" else None
             rows.append(
                 [
                     run.config.suite,
@@ -127,7 +129,7 @@ def _section(name: str, group: Sequence[Run], plots: Path) -> str:
         results_table(group),
         _plot(_success_plot(group), plots / f"{name}-success.png", "success per task"),
     ]
-    parts += [_against_baseline(run) for run in group if run.comparison]
+    parts += [_against_reference(run) for run in group if run.comparison]
     if any(run.summary["latency_ms"] for run in group):
         parts.append(_plot(_latency_plot(group), plots / f"{name}-latency.png", "inference time"))
     errors = sum(len(run.summary["errors"]) for run in group)
@@ -136,10 +138,10 @@ def _section(name: str, group: Sequence[Run], plots: Path) -> str:
     return "\n\n".join([*parts, tasks_table(group)])
 
 
-def _against_baseline(run: Run) -> str:
-    assert run.comparison is not None
-    lines = findings(run.comparison, a="baseline", b=run.name)
-    return "\n".join([f"`{run.name}` against `baseline`:", "", *(f"- {line}" for line in lines)])
+def _against_reference(run: Run) -> str:
+    assert run.comparison is not None and run.reference is not None
+    lines = findings(run.comparison, a=run.reference, b=run.name)
+    return "\n".join([f"`{run.name}` against `{run.reference}`:", "", *(f"- {line}" for line in lines)])
 
 
 def _plot(figure: Figure, path: Path, what: str) -> str:

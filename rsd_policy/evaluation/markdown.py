@@ -10,7 +10,7 @@ from rsd_policy.evaluation.tables import percent
 from rsd_policy.settings import SHARED
 
 RESULT_COLUMNS = (
-    "mode", "success", "rate", "95 % interval", "minus baseline, points", "inference ms: mean", "p50", "p95",
+    "mode", "success", "rate", "95 % interval", "minus the first, points", "inference ms: mean", "p50", "p95",
     "first action ms: mean", "p50", "drafts accepted", "chunks skipped", "audits: deviating", "speed-up",
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def _result(run: Run) -> list[str]:
         low, high = comparison["difference_ci95"]
         difference = f"{100 * comparison['difference']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})"
         ratio = comparison["inference_speedup"]
-        if ratio:
+        if ratio and run.reference == "baseline":
             speedup = f"{ratio['value']:.2f} x"
             speedup += f" ({ratio['low']:.2f} .. {ratio['high']:.2f})" if ratio["low"] is not None else ""
     return [

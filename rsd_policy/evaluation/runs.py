@@ -15,7 +15,8 @@ from rsd_policy.evaluation.store import ResultStore
 from rsd_policy.evaluation.summary import summarise
 from rsd_policy.settings import MODES, SHARED
 
-BASELINE = "baseline"
+REFERENCES = ("baseline", "speculative")
+"""Modes that others are compared with, the first one that a setting has: they execute the same final chunks."""
 
 MODE_ORDER = (*MODES, None)
 """How runs of one setting are listed: the reference first, the expert (which has no mode) last."""
@@ -31,7 +32,8 @@ class Run:
         summary: as in summary.json, computed from the stored episodes.
         episodes: finished ones only.
         started, finished: ISO 8601 UTC; of the first call and of the last recorded episode (None without any).
-        comparison: paired comparison with the baseline run of the same setting; None when there is none.
+        reference: mode of the run that this one is compared with, of the same setting; None when there is none.
+        comparison: the paired comparison with it.
     """
 
     directory: Path
@@ -40,6 +42,7 @@ class Run:
     episodes: Sequence[EpisodeResult]
     started: str
     finished: str | None
+    reference: str | None = None
     comparison: dict[str, Any] | None = None
 
     @property
@@ -62,11 +65,11 @@ class Run:
 
 
 def load_runs(directories: Iterable[Path]) -> list[list[Run]]:
-    """Read result directories, group them by setting, and compare each run with the baseline of its group.
+    """Read result directories, group them by setting, and compare each run with the reference of its group.
 
     Raises:
         StoreError: one holds no results.
-        ArgumentError: a run has no finished episode in common with its baseline.
+        ArgumentError: a run has no finished episode in common with its reference.
     """
     groups: dict[Setting, list[Run]] = {}
     for directory in directories:
@@ -101,13 +104,13 @@ def shipped_name(policy_sha256: str | None) -> str | None:
 
 def _compared(group: list[Run]) -> list[Run]:
     reference = group[0]
-    if reference.config.mode != BASELINE:
+    if reference.config.mode not in REFERENCES:
         return group
     runs = [reference]
     for run in group[1:]:
-        if run.config.mode == BASELINE or not run.config.mode:
+        if run.config.mode in (reference.config.mode, None):
             runs.append(run)
             continue
         with ResultStore.open_results(reference.directory) as a, ResultStore.open_results(run.directory) as b:
-            runs.append(replace(run, comparison=compare(a, b)))
+            runs.append(replace(run, reference=reference.config.mode, comparison=compare(a, b)))
     return runs

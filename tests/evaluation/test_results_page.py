@@ -97,6 +97,21 @@ def test_the_page_tells_how_far_drafts_are_off(make_result: Make, open_run: Open
     assert (tmp_path / "results" / "draft-deviations.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_a_baseline_runs_are_compared_with_speculative_and_times_are_not(
+    runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
+) -> None:
+    config = EvalConfig(suite="libero_object", mode="speculative", tasks=(0, 1), num_trials=4, ros=False)
+    with open_run(config) as store:
+        for spec in config.episodes():
+            store.record(make_result(spec, success=spec.trial != 3, ms=80))
+    page = tmp_path / "results.md"
+    assert results.main([str(runs[0]), str(store.directory), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "- success of gated minus speculative: -12.5 points" in text
+    gated = next(line for line in text.splitlines() if line.startswith("| gated"))
+    assert "-12.5 (" in gated and gated.endswith("| - |")
+
+
 def test_runs_of_other_settings_are_not_compared(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:
