@@ -10,7 +10,7 @@ from rsd_policy.evaluation.tables import percent
 from rsd_policy.settings import SHARED
 
 RESULT_COLUMNS = (
-    "mode", "success", "rate", "95 % interval", "minus the first, points", "inference ms: mean", "p50", "p95",
+    "mode", "success", "rate", "95 % interval", "minus first row, points", "inference ms: mean", "p50", "p95",
     "first action ms: mean", "p50", "drafts accepted", "chunks skipped", "audits: deviating", "speed-up",
 )  # fmt: skip
 
