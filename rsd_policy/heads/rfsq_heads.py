@@ -173,6 +173,7 @@ class RFSQHead(nn.Module):
 
         Args:
             features: [B, T*D, width].
+            levels: how many, at most the head's.
 
         Returns:
             float32 [B, T*D, cells], cells in the codec's order: of increasing actions.

@@ -29,9 +29,10 @@ from rsd_policy.training.calibrate_rollouts import Rollout
 WIDTH = 64
 EPOCHS = 200
 PATIENCE = 25
-"""Epochs without a better loss on the held-out episodes after which a stage of training ends."""
+"""Epochs without a better loss on the held-out episodes after which training ends."""
 
 DOUBT_ITERATIONS, DOUBT_PENALTY = 60, 1e-4
+"""Steps of LBFGS at most; and the loss that a weight of 1 costs."""
 
 LEAST_GAIN = 1e-4
 """In held-out loss; less than that is no better."""
@@ -113,8 +114,8 @@ def fit_predictor(
 ) -> DeviationPredictor:
     """Train a predictor by cross-entropy over all prefixes; keep the weights that did best on `stop`.
 
-    The weights of the doubts come first, seven numbers whose best values all chunks of `train` determine, then
-    everything together. The correction is kept when it ranks the chunks of `stop` clearly better than the doubts alone
+    The weights of the doubts come first, a few numbers that the chunks of `train` determine well, then everything
+    together. The correction is kept when it ranks the chunks of `stop` clearly better than the doubts alone
     do: trained on some hundred chunks it lowers the loss and ranks worse.
 
     Args:

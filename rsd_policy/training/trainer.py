@@ -8,10 +8,10 @@
 The draft hangs on the hidden states after layer k and sends its gradient into layers 0 .. k-1, so that these layers
 learn to carry what the draft needs. A share m of its loss is distillation (Hinton et al., 2015): it is accepted when it
 says what the main head says, so it learns the main head's probabilities, also on steps whose label is masked. The main
-head learns a little of the draft's in turn: two models that teach each other disagree less by chance, and are not worse
-for it (codistillation: Anil et al., 2018). What is compared in the end are means, and by the tolerance: the last term,
-in which E is the mean of the two coarsest levels' joint distribution, is that. Targets are constants. The L1 regressor
-gives the backbone a gradient that knows distances, which cross-entropy does not, and is not kept.
+head learns a little of the draft's in turn: two models that teach each other disagree less by chance (codistillation:
+Anil et al., 2018). What is compared in the end are means, and by the tolerance: the last term is nearly that, E being
+the mean of the two coarsest levels' joint distribution. Targets are constants. The L1 regressor gives the backbone a
+gradient that knows distances, which cross-entropy does not, and is not kept.
 """
 
 from __future__ import annotations

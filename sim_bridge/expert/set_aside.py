@@ -23,13 +23,12 @@ SHIFTS = np.array(
 ROOM = 0.02
 """More room than this makes no place better, for the object set aside or for the open hand at it, m."""
 
-
 EFFORT = 0.03
 """Room that is worth a metre of way, m: on the way, the place that was chosen stays the best one."""
 
 SLACK = 0.02
-"""What an object in the hand may be nearer to the base than the place where it is to go, m: asked on the way, the place
-is still the same."""
+"""How much further from the base than the object a place may be, m: an object that has been carried a little beyond its
+place, when the question is asked again, still goes there."""
 
 
 def in_the_way(scene: Scene, goal: Goal) -> bool:
@@ -50,7 +49,8 @@ class SetAside(PickPlace):
 
     Not to the nearest place with just enough of it: that may be in a gap which some placements leave and others do not,
     so that like scenes would have unlike places, and a policy that learns from them puts the object in between.
-    Never away from the robot's base: an arm that is stretched out cannot turn the hand level for the drawer.
+    Never further from the robot's base than `SLACK`: an arm that is stretched out cannot turn the hand level for the
+    drawer.
     """
 
     def _find_place(self, scene: Scene) -> tuple[Array, float]:
