@@ -83,7 +83,7 @@ class Command:
         One that has ended and that nobody has asked about yet, a zombie, is not alive: who should ask is init.
         """
         left = psutil.wait_procs([p for p in self._family.values() if p.is_running()], timeout=2.0)[1]
-        return [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in left if _alive(p)]
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -222,6 +222,13 @@ def test_a_killed_node_ends_the_run_with_its_name_and_the_next_call_resumes(tmp_
     again, second = results(out)
     assert again.actions.tobytes() == first.actions.tobytes()
     assert second.spec.task == 1 and second.outcome == SUCCESS
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def results_or_none(out: Path):

@@ -187,6 +187,23 @@ def test_bowl_that_the_open_drawer_would_cover_is_set_aside_before() -> None:
         assert order == ["aside", "open", "in"]
 
 
+def test_like_scenes_have_like_places_to_set_the_bowl_aside() -> None:
+    """The nearest place with just enough room was 0.10 m from the bowl in one of these scenes, 0.165 m in the other."""
+    places = []
+    with LiberoEnv("libero_goal", 3, render=False) as env:
+        for seed in (105, 106):
+            env.reset(None, seed=seed)
+            expert = ScriptedExpert(env)
+            for _ in range(100):
+                env.step(expert.act(), render=False)
+                if expert.skill.goal.predicate == "open":
+                    break
+            else:
+                pytest.fail("expected the bowl to be set aside within 100 control steps")
+            places.append(Scene(env.raw).position("akita_black_bowl_1")[:2])
+    assert np.linalg.norm(places[0] - places[1]) < 0.03
+
+
 def test_bowl_is_set_aside_where_the_arm_stays_bent() -> None:
     """Set aside away from the base, the arm was stretched out and the hand never came before the handle."""
     with LiberoEnv("libero_goal", 3, render=False) as env:

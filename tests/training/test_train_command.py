@@ -49,6 +49,17 @@ def test_a_training_goes_on_with_more_demonstrations_and_keeps_its_scales(tmp_pa
     assert (out / "step-000002" / "manifest.json").is_file()
 
 
+def test_the_provenance_tells_what_a_fine_tuned_policy_had_learned_before(tmp_path: Path) -> None:
+    run(collected(tmp_path / "first", range(3)), tmp_path / "begun", steps=1)
+    before = json.loads((tmp_path / "begun" / "manifest.json").read_text())["provenance"]
+    data = str(collected(tmp_path / "second", range(10, 14)))
+    assert main(["--init", str(tmp_path / "begun"), "--data", data, "--out", str(tmp_path / "out"), "--steps", "1",
+                 "--batch-size", "2", "--device", "cpu"]) == 0  # fmt: skip
+    after = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
+    assert after["started_from"] == {"name": "begun"} | before
+    assert after["data"]["seeds"] != before["data"]["seeds"] and "started_from" not in before
+
+
 def test_a_training_by_the_clock_ends_when_its_time_is_over_also_when_resumed(tmp_path: Path) -> None:
     data, out = collected(tmp_path / "demos", range(3)), tmp_path / "out"
     clock = ["--layers", "2", "--exit-layer", "1", "--exit-readers", "1", "--batch-size", "2", "--device", "cpu",

@@ -195,8 +195,9 @@ def test_a_digit_that_a_level_does_not_have_adds_nothing_to_the_distillation() -
     assert padded.grad is not None and bool(torch.isfinite(padded.grad).all())
 
 
-def test_consistency_pulls_the_drafts_mean_to_the_main_heads(tmp_path: Path) -> None:
-    """On steps without a label nothing else does."""
+@pytest.mark.parametrize(("term", "share"), [("consistency", 0.5), ("codistillation", 0.7)])
+def test_draft_and_main_head_are_drawn_together(tmp_path: Path, term: str, share: float) -> None:
+    """On steps without a label nothing else does that."""
     frames = to_frames([episode(seed) for seed in range(4)], WordTokenizer(WORDS), horizon=8)
     frames = replace(frames, mask=frames.mask & (torch.arange(8) == 0))
     config = TrainConfig(
@@ -207,12 +208,13 @@ def test_consistency_pulls_the_drafts_mean_to_the_main_heads(tmp_path: Path) -> 
         ema_decay=0.9,
         distillation=0.0,
         codistillation=0.0,
+        consistency=0.0,
     )
 
-    def apart(consistency: float) -> float:
-        chosen, state = replace(config, consistency=consistency), tmp_path / f"{consistency}.pt"
+    def apart(weight: float) -> float:
+        chosen, state = replace(config, **{term: weight}), tmp_path / f"{weight}.pt"  # type: ignore[arg-type]
         policy = train(small_policy(), frames, frames, chosen, CPU, state, lambda report: None)
         predictions = predict(policy, frames, CPU)
         return float(np.abs(predictions.draft_actions - predictions.main_actions)[:, 1:, :6].mean())
 
-    assert apart(1.0) < 0.5 * apart(0.0)
+    assert apart(1.0) < share * apart(0.0)
