@@ -9,7 +9,7 @@ from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.drawer_room import place_in_drawer, place_on_table, suited_to_drawer
 from sim_bridge.expert.grasp import Grasp
 from sim_bridge.expert.heights import HeightMap, along, overhang
-from sim_bridge.expert.motion import CLOSE, HEADROOM, MARGIN, OPEN, action, ahead, finger_angle, hold, travel, turn_to
+from sim_bridge.expert.motion import CLEAR, CLOSE, HEADROOM, OPEN, action, ahead, finger_angle, hold, travel, turn_to
 from sim_bridge.expert.scene import Goal, Scene
 
 Array = NDArray[np.float64]
@@ -274,8 +274,8 @@ class PickPlace:
         path, s = along(position[:2], place)
         above = hand - position
         required = np.maximum(
-            self._object_map.at(path) + self._below + MARGIN,
-            self._hand_map.at(path + above[:2]) + grasping.TIP_BELOW + MARGIN - above[2],
+            self._object_map.at(path) + self._below + CLEAR,
+            self._hand_map.at(path + above[:2]) + grasping.TIP_BELOW + CLEAR - above[2],
         )
         if float(np.linalg.norm(error)) < ALIGNED * 1.5:
             required[:] = self._place_height

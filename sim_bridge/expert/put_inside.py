@@ -9,7 +9,7 @@ from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.chamber import Chamber
 from sim_bridge.expert.grasp import Grasp
 from sim_bridge.expert.heights import along
-from sim_bridge.expert.motion import CLOSE, HEADROOM, MARGIN, OPEN, action, ahead, hold, rotation_vector, travel
+from sim_bridge.expert.motion import CLEAR, CLOSE, HEADROOM, OPEN, action, ahead, hold, rotation_vector, travel
 from sim_bridge.expert.pick_place import ALIGNED, FINGERS_OPEN, PickPlace
 from sim_bridge.expert.scene import Scene
 
@@ -36,7 +36,7 @@ NEAR, BESIDE = 0.08, 0.06
 AT_HANDLE, LEANING = 0.03, 0.4
 """A hand so near to where it would grip the handle (m), turned by less than this from it (rad), holds the handle."""
 
-OVER_FLOOR, ENOUGH, TOO_MUCH = 0.012, 0.004, 0.024
+OVER_FLOOR, ENOUGH, TOO_MUCH = 0.020, 0.010, 0.030
 """Height over the floor inside at which the mug goes in, m; and the heights from which and up to which it does."""
 
 IN_FRONT = 0.03
@@ -171,8 +171,8 @@ class PutInside(PickPlace):
         path, s = along(position[:2], position[:2] + error)
         grip = hand - position
         required = np.maximum(
-            self._object_map.at(path) + self._below + MARGIN,
-            self._hand_map.at(path + grip[:2]) + grasping.TIP_BELOW + MARGIN - grip[2],
+            self._object_map.at(path) + self._below + CLEAR,
+            self._hand_map.at(path + grip[:2]) + grasping.TIP_BELOW + CLEAR - grip[2],
         )
         if float(np.linalg.norm(error)) < ALIGNED * 1.5:
             required[:] = 0.0

@@ -58,6 +58,26 @@ def test_can_goes_into_the_basket_well_within_the_step_limit() -> None:
         assert run(env, expert, 140)
 
 
+def test_what_is_carried_passes_an_edge_with_room_for_an_imprecise_policy() -> None:
+    """A bowl whose bottom was below the cabinet's top when its rim got there was struck out of policies' hands."""
+    with LiberoEnv("libero_goal", 4, render=False) as env:
+        env.reset(None, seed=700001)
+        expert, scene = ScriptedExpert(env), Scene(env.raw)
+        expert.reset()
+        scene.refresh()
+        cabinet = scene.place_points(expert.skill.goal)
+        edge, top = cabinet[:, 1].max(), cabinet[:, 2].max()
+        over = []
+        for _ in range(env.max_steps):
+            if env.step(expert.act(), render=False):
+                break
+            scene.refresh()
+            bowl = scene.points(expert.skill.goal.target)
+            if expert.phase == "carry" and bowl[:, 1].min() < edge < bowl[:, 1].max():
+                over.append(bowl[:, 2].min() - top)
+    assert over and over[0] > 0.0
+
+
 def test_same_state_gives_same_actions_bit_by_bit(bowls: LiberoEnv) -> None:
     def actions() -> list[bytes]:
         bowls.reset(1)
