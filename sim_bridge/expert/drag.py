@@ -53,7 +53,8 @@ class Drag:
         closed = scene.finger_opening() < FINGERS_CLOSED
         tips = hand[2] - grasping.TIP_BELOW
         down = tips < floor + (0.02 if self.phase == "drag" else 0.006)
-        if closed and down and distance < (ON_SPOT if self.phase == "drag" else ALIGNED):
+        # fingers that press already go on, also where an expert that has just been restarted finds them
+        if closed and down and distance < ON_SPOT:
             self.phase = "drag"
             velocity = scene.hand_velocity()[:2]
             command = GAIN * (self._waypoint(scene, position[:2]) - position[:2] - 0.08 * velocity) / METRES_PER_UNIT
