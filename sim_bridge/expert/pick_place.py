@@ -17,6 +17,10 @@ Array = NDArray[np.float64]
 ALIGNED = 0.012
 """Horizontal distance within which the hand may go down to the grasp, or the object down to its place, m."""
 
+BEGIN_TO_CLOSE, GO_ON_CLOSING = (0.012, 0.010, 0.15), (0.02, 0.018, 0.3)
+"""Distances from the grasp in the plane and in height (m) and rotation to it (rad) within which fingers begin to close,
+and close on. A policy that imitates it is up to 10 mm off: at a narrower threshold it opened its fingers again."""
+
 FINGERS_STOPPED = 0.03
 """Speed below which the fingers count as stopped, m/s; they close at 0.1 m/s."""
 
@@ -120,7 +124,9 @@ class PickPlace:
     def _approach_or_close(self, scene: Scene) -> None:
         opening = scene.finger_opening()
         self._reopen = self._reopen and opening < FINGERS_OPEN
-        if self._reopen or not self._at_grasp(scene, closing=opening < FINGERS_OPEN):
+        # fingers that something else has begun to close go on: a policy's chunk may have ended there
+        closing = opening < FINGERS_OPEN or scene.fingers_closing() > FINGERS_STOPPED
+        if self._reopen or not self._at_grasp(scene, closing=closing):
             self.phase, self._stalled = "approach", 0
             return
         blocked = opening < FINGERS_OPEN and scene.finger_speed() < FINGERS_STOPPED and self._grip == 0
@@ -163,9 +169,8 @@ class PickPlace:
         error = scene.position(self.goal.target) + self._grasp.offset - scene.hand_position()
         turn = float(np.linalg.norm(self._turn(scene)))
         distance, height = float(np.linalg.norm(error[:2])), abs(float(error[2]))
-        if closing or self.phase == "close":
-            return distance < 0.02 and height < 0.018 and turn < 0.3
-        return distance < 0.008 and height < 0.010 and turn < 0.1
+        allowed = GO_ON_CLOSING if closing or self.phase == "close" else BEGIN_TO_CLOSE
+        return distance < allowed[0] and height < allowed[1] and turn < allowed[2]
 
     def _turn(self, scene: Scene) -> Array:
         """[3], rotation still to do to the grasp, rad."""

@@ -160,6 +160,12 @@ class Scene:
         joints = self._data.qpos[self._raw.robots[0]._ref_gripper_joint_pos_indexes]
         return float(np.abs(joints).sum())
 
+    def fingers_closing(self) -> float:
+        """Speed at which the distance between the finger pads shrinks, m/s; negative while they open."""
+        robot = self._raw.robots[0]
+        joints = self._data.qpos[robot._ref_gripper_joint_pos_indexes]
+        return float(-np.sign(joints) @ self._data.qvel[robot._ref_gripper_joint_vel_indexes])
+
     def hand_rotation(self) -> Array:
         """[3, 3], columns in the world frame: the fingers' opening direction, across it, out of the palm."""
         return self._data.site_xmat[self._hand_site].reshape(3, 3).copy()

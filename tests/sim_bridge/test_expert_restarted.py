@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sim_bridge.expert import ScriptedExpert
+from sim_bridge.expert.scene import Scene
 from sim_bridge.libero_env import LiberoEnv
 
 CHUNK = 8
@@ -26,6 +28,7 @@ def steps_to_success(env: LiberoEnv, seed: int, restart_every: int) -> int | Non
     [
         pytest.param("libero_10", 3, 12, id="what is already in the drawer is let go"),
         pytest.param("libero_goal", 3, 11, id="what is in the way of a shut drawer is set aside"),
+        pytest.param("libero_goal", 5, 700002, id="fingers that drag a plate are not put down anew"),
     ],
 )
 def test_a_restarted_expert_takes_no_longer(suite: str, task: int, seed: int) -> None:
@@ -34,3 +37,23 @@ def test_a_restarted_expert_takes_no_longer(suite: str, task: int, seed: int) ->
         restarted = steps_to_success(env, seed, CHUNK)
     assert undisturbed is not None and restarted is not None
     assert restarted <= 1.1 * undisturbed
+
+
+def test_fingers_that_have_just_begun_to_close_go_on() -> None:
+    """A policy's chunk that ended with the first command to close was labelled with opening the fingers again."""
+    with LiberoEnv("libero_goal", 6, render=False) as env:
+        env.reset(None, seed=700001)
+        expert, scene = ScriptedExpert(env), Scene(env.raw)
+        expert.reset()
+        while (action := expert.act())[6] < 0.0:
+            env.step(action, render=False)
+        # beside the grasp, with open fingers: too far off to begin
+        while action[6] > 0.0:
+            env.step(np.array([0.1, 0, 0, 0, 0, 0, -1], np.float32), render=False)
+            expert.reset()
+            action = expert.act()
+        env.step(np.array([0, 0, 0, 0, 0, 0, 1], np.float32), render=False)
+        scene.refresh()
+        assert scene.finger_opening() > 0.075
+        expert.reset()
+        assert expert.act()[6] > 0.0
