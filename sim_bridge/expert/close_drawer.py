@@ -60,7 +60,20 @@ class CloseDrawer:
         bar, outwards = scene.handle(goal.target)
         sideways = np.array([-outwards[1], outwards[0], 0.0])
         places = [bar + shift * sideways for shift in ALONG_BAR]
-        self._shift = ALONG_BAR[int(np.argmax([round(self._room(scene, place, outwards), 2) for place in places]))]
+        offsets = [scene.hand_position() - place for place in places]
+        # a hand that is at the bar stays where it pushes: how much room there is changes as the drawer closes
+        there = [self._in_front(offset, outwards, 0.03) for offset in offsets]
+        if any(there):
+            scores = [-float(np.linalg.norm(offset)) for offset in offsets]
+        else:
+            scores = [round(self._room(scene, place, outwards), 2) for place in places]
+        self._shift = ALONG_BAR[int(np.argmax(scores))]
+
+    @staticmethod
+    def _in_front(offset: Array, outwards: Array, aside: float) -> bool:
+        """A hand at `offset` [3] from a place on the bar, m, would push it: less than `aside`, m, off its way."""
+        before = float(offset @ outwards)
+        return -0.03 < before < BEFORE + 0.03 and float(np.linalg.norm(offset - before * outwards)) < aside
 
     @staticmethod
     def _room(scene: Scene, place: Array, outwards: Array) -> float:
@@ -82,11 +95,9 @@ class CloseDrawer:
         turn = rotation_vector(wanted @ scene.hand_rotation().T)
         offset = hand - bar
         before = float(offset @ outwards)
-        aside = float(np.linalg.norm(offset - before * outwards))
         leaning = float(np.linalg.norm(turn))
         closed = scene.finger_opening() < FINGERS_CLOSED
-        pushing = self.phase == "push"
-        if closed and -0.03 < before < BEFORE + 0.03 and aside < (0.03 if pushing else 0.012) and leaning < 0.4:
+        if closed and self._in_front(offset, outwards, 0.03 if self.phase == "push" else 0.012) and leaning < 0.4:
             self.phase = "push"
             error = GAIN * (bar + (before - PUSH) * outwards - ahead(scene)) / METRES_PER_UNIT
             rotation = TURN_GAIN * turn / RADIANS_PER_UNIT

@@ -27,6 +27,7 @@ def steps_to_success(env: LiberoEnv, seed: int, restart_every: int) -> int | Non
     ("suite", "task", "seed"),
     [
         pytest.param("libero_10", 3, 12, id="what is already in the drawer is let go"),
+        pytest.param("libero_10", 3, 700001, id="a drawer is pushed where it was begun"),
         pytest.param("libero_goal", 3, 11, id="what is in the way of a shut drawer is set aside"),
         pytest.param("libero_goal", 5, 700002, id="fingers that drag a plate are not put down anew"),
     ],
