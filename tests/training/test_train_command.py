@@ -11,7 +11,7 @@ import pytest
 
 from rsd_policy import load_policy
 from rsd_policy.errors import RSDError
-from rsd_policy.training.cli import STARTED, main
+from rsd_policy.training.cli import INIT_SHARE, STARTED, main
 from sim_bridge.demonstrations import write_demonstration
 from tests.training.test_training import episode, trace
 
@@ -58,6 +58,7 @@ def test_the_provenance_tells_what_a_fine_tuned_policy_had_learned_before(tmp_pa
     after = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
     assert after["started_from"] == {"name": "begun"} | before
     assert after["data"]["seeds"] != before["data"]["seeds"] and "started_from" not in before
+    assert after["training"]["learning_rate"] == pytest.approx(INIT_SHARE * before["training"]["learning_rate"])
 
 
 def test_a_training_by_the_clock_ends_when_its_time_is_over_also_when_resumed(tmp_path: Path) -> None:
