@@ -273,6 +273,12 @@ _TOPICS = (
         (*_SUCCESS, "drafts accepted"),
     ),
     _Topic(
+        "Coarse digits by arg max",
+        "`arg-max-digits`: both heads take the likeliest digit of each level in place of the cell of the mean.",
+        ("arg-max-digits",),
+        (*_SUCCESS, "drafts accepted"),
+    ),
+    _Topic(
         "Does it listen?",
         "`paraphrased`: each trial in other words for the same task. `wrong-instruction`: the words of another task of "
         "the suite; a policy that listens then does not do this one.",

@@ -172,6 +172,14 @@ def test_the_page_has_a_table_per_question_and_the_commands(tmp_path: Path) -> N
     assert all((tmp_path / link).is_file() for link in linked)
 
 
+def test_the_page_shows_every_variant_that_was_run(tmp_path: Path) -> None:
+    found = [outcome for text in VARIANTS for outcome in outcomes(text, (True,))]
+    plots = tmp_path / "results"
+    plots.mkdir()
+    text = ablation_tables.section(Ablations.load([write(tmp_path / "a.json", found)]), plots)
+    assert [v for v in VARIANTS if f"| libero_goal | {v} | 1 / 1 |" not in text] == []
+
+
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", outcomes("baseline", (True,)))
     with pytest.raises(ArgumentError, match="another one"):
