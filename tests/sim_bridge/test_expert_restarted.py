@@ -46,13 +46,18 @@ def test_fingers_that_have_just_begun_to_close_go_on() -> None:
         env.reset(None, seed=700001)
         expert, scene = ScriptedExpert(env), Scene(env.raw)
         expert.reset()
-        while (action := expert.act())[6] < 0.0:
+        for _ in range(env.max_steps):
+            if (action := expert.act())[6] > 0.0:
+                break
             env.step(action, render=False)
+        assert expert.phase == "close"
         # beside the grasp, with open fingers: too far off to begin
-        while action[6] > 0.0:
+        for _ in range(20):
             env.step(np.array([0.1, 0, 0, 0, 0, 0, -1], np.float32), render=False)
             expert.reset()
-            action = expert.act()
+            if expert.act()[6] < 0.0:
+                break
+        assert expert.phase == "approach"
         env.step(np.array([0, 0, 0, 0, 0, 0, 1], np.float32), render=False)
         scene.refresh()
         assert scene.finger_opening() > 0.075
