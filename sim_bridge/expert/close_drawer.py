@@ -36,6 +36,9 @@ PUSH = 0.05
 FINGERS_CLOSED = 0.02
 """Distance between the fingers below which they push as one, m."""
 
+BEGIN_TO_PUSH, PUSH_ON = 0.012, 0.03
+"""How far off its way, m, a hand before the bar begins to push, and goes on pushing."""
+
 ALONG_BAR = (0.0, 0.03, -0.03)
 """Places on the bar that may be pushed, from its middle, m, best first."""
 
@@ -61,13 +64,12 @@ class CloseDrawer:
         sideways = np.array([-outwards[1], outwards[0], 0.0])
         places = [bar + shift * sideways for shift in ALONG_BAR]
         offsets = [scene.hand_position() - place for place in places]
-        # a hand that is at the bar stays where it pushes: how much room there is changes as the drawer closes
-        there = [self._in_front(offset, outwards, 0.03) for offset in offsets]
-        if any(there):
-            scores = [-float(np.linalg.norm(offset)) for offset in offsets]
+        if any(self._in_front(offset, outwards, PUSH_ON) for offset in offsets):
+            # a hand that is at the bar stays where it pushes: how much room there is changes as the drawer closes
+            chosen = int(np.argmin([np.linalg.norm(offset) for offset in offsets]))
         else:
-            scores = [round(self._room(scene, place, outwards), 2) for place in places]
-        self._shift = ALONG_BAR[int(np.argmax(scores))]
+            chosen = int(np.argmax([round(self._room(scene, place, outwards), 2) for place in places]))
+        self._shift = ALONG_BAR[chosen]
 
     @staticmethod
     def _in_front(offset: Array, outwards: Array, aside: float) -> bool:
@@ -94,10 +96,11 @@ class CloseDrawer:
         wanted = np.stack([fingers, np.cross(palm, fingers), palm], axis=1)
         turn = rotation_vector(wanted @ scene.hand_rotation().T)
         offset = hand - bar
-        before = float(offset @ outwards)
         leaning = float(np.linalg.norm(turn))
         closed = scene.finger_opening() < FINGERS_CLOSED
-        if closed and self._in_front(offset, outwards, 0.03 if self.phase == "push" else 0.012) and leaning < 0.4:
+        before = float(offset @ outwards)
+        aside = PUSH_ON if self.phase == "push" else BEGIN_TO_PUSH
+        if closed and self._in_front(offset, outwards, aside) and leaning < 0.4:
             self.phase = "push"
             error = GAIN * (bar + (before - PUSH) * outwards - ahead(scene)) / METRES_PER_UNIT
             rotation = TURN_GAIN * turn / RADIANS_PER_UNIT
