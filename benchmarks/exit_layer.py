@@ -171,7 +171,7 @@ def candidate(policy: Policy, exit_layer: int, seed: int = 0) -> Policy:
 def measure_acceptance(policy: Policy, layers: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the drafts on the demonstrations and compare their chunks with the main head's on held-out ones."""
     device = parse_device(arguments.device)
-    training, held_out = load_demonstrations(arguments.data, arguments.held_out)
+    training, held_out = load_demonstrations(arguments.data, arguments.held_out, policy.mini.config.image_size)
     tokenizer, horizon = policy.mini.tokenizer, policy.horizon
     frames = to_frames(training, tokenizer, horizon).to(device)
     unseen = to_frames(held_out, tokenizer, horizon)

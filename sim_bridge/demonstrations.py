@@ -9,13 +9,13 @@ ee_states, gripper_states, joint_states; images turned by 180 degrees as robosui
   many rows as `actions`, as in LIBERO's files; otherwise fewer.
 - attributes `suite`, `task`, `seed` and `pilot` of `data`.
 
-LIBERO's own files hold many episodes of people, and differ in what a row of `obs` means: it was read *after* the action
-of the same row (create_dataset.py appends the observations that `env.step` returned), so it precedes the next one. Rows
-whose action moves nothing are left out, as the published fine-tuning sets do: a policy that imitates pauses stops.
+Other projects' files (sim_bridge/demonstrations_libero.py) hold many episodes of people. Rows whose action moves
+nothing are left out, as the published fine-tuning sets do: a policy that imitates pauses stops.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError, SimulationError
 from rsd_policy.observation import ACTION_DIM
-from sim_bridge.libero_assets import find_task, task_spec
+from sim_bridge.demonstrations_libero import check_complete, frame_lag, moving_rows, task_of
+from sim_bridge.libero_assets import task_spec
 
 SUFFIX = ".hdf5"
 
@@ -41,9 +42,6 @@ IMAGE_NAMES = ("agentview_rgb", "eye_in_hand_rgb")
 
 FEW_FILES = 100
 """Below this, starting processes takes longer than reading."""
-
-STILL = 1e-4
-"""Norm of an arm command below which it moves nothing, as in the published filtering of LIBERO's demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +179,26 @@ def read_demonstrations(
             yield from episodes
 
 
-def _read_path(path: Path) -> list[Demonstration]:
+@contextlib.contextmanager
+def open_demonstrations(path: Path) -> Iterator[Any]:
+    """The group `data` of a file, open for reading.
+
+    Raises:
+        RSDError: it is no HDF5 file, has no such group, or the code within found that it is not what it should be.
+    """
     try:
         with h5py.File(path, "r") as file:
-            return list(_read_file(file["data"]))
+            yield file["data"]
     except (OSError, ValueError, KeyError, SimulationError) as error:
-        raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
+        raise RSDError(
+            f"{path}: expected demonstrations in LIBERO's layout: {error}; move the file out of the folder, or make or "
+            "fetch it again"
+        ) from error
+
+
+def _read_path(path: Path) -> list[Demonstration]:
+    with open_demonstrations(path) as data:
+        return list(_read_file(path, data))
 
 
 def count_demonstrations(directory: Path) -> int:
@@ -197,20 +209,24 @@ def count_demonstrations(directory: Path) -> int:
     """
     count = 0
     for path in sorted(directory.rglob(f"*{SUFFIX}")):
-        try:
-            with h5py.File(path, "r") as file:
-                count += len(file["data"])
-        except (OSError, KeyError) as error:
-            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
+        with open_demonstrations(path) as data:
+            count += len(data)
     return count
 
 
-def _read_file(data: Any) -> Iterator[Demonstration]:
-    for name in sorted(data, key=lambda name: int(name.removeprefix("demo_"))):
-        if "expert_actions" in data[name]:
-            yield _read_own(data.attrs, data[name])
-        else:
-            yield _read_libero(data.attrs, data[name], int(name.removeprefix("demo_")))
+def _read_file(path: Path, data: Any) -> Iterator[Demonstration]:
+    names = sorted(data, key=lambda name: int(name.removeprefix("demo_")))
+    own = [name for name in names if "expert_actions" in data[name]]
+    others = [name for name in names if name not in own]
+    for name in own:
+        yield _read_own(data.attrs, data[name])
+    if others:
+        suite, task = task_of(path, data.attrs)
+        for name in others:
+            check_complete(data[name], IMAGE_NAMES)
+        lag = frame_lag((data[f"{name}/states"][()], data[f"{name}/obs/joint_states"][()]) for name in others)
+        for name in others:
+            yield _read_other(suite, task, int(name.removeprefix("demo_")), data[name], lag)
 
 
 def _read_own(attributes: Any, group: Any) -> Demonstration:
@@ -231,34 +247,33 @@ def _read_own(attributes: Any, group: Any) -> Demonstration:
     )
 
 
-def _read_libero(attributes: Any, group: Any, number: int) -> Demonstration:
-    suite, task = find_task(Path(str(attributes["bddl_file_name"])))
+def _read_other(suite: str, task: int, number: int, group: Any, lag: int) -> Demonstration:
     commands = group["actions"][()].astype(np.float32)
-    if commands.ndim != 2 or commands.shape[1] != ACTION_DIM or len(group["obs/ee_pos"]) != len(commands):
-        raise ValueError(
-            f"actions {list(commands.shape)} and obs/ee_pos {list(group['obs/ee_pos'].shape)} do not belong together"
-        )
-    moves = np.linalg.norm(commands[1:, :-1], axis=1) > STILL
-    kept = np.flatnonzero(moves | (commands[1:, -1] != commands[:-1, -1]))
-    # row j of obs was read after action j
-    actions = np.clip(commands[kept + 1], -1.0, 1.0)
+    if commands.ndim != 2 or commands.shape[1] != ACTION_DIM:
+        raise ValueError(f"{group.name}: expected actions [N, {ACTION_DIM}], got {list(commands.shape)}")
+    kept = moving_rows(commands)
+    frames = kept[kept >= lag] - lag
+    actions = np.clip(commands[frames + lag], -1.0, 1.0)
     return Demonstration(
         suite=suite,
         task=task,
         seed=number,
         instruction=task_spec(suite, task).instruction,
-        images=_images(group["obs"])[kept],
-        frame_steps=np.arange(len(kept), dtype=np.int64),
-        proprio=_proprio(group["obs"])[kept],
+        images=_images(group["obs"])[frames],
+        frame_steps=np.arange(len(frames), dtype=np.int64),
+        proprio=_proprio(group["obs"])[frames],
         actions=actions,
         executed=actions,
-        noisy=np.zeros(len(kept), dtype=bool),
+        noisy=np.zeros(len(frames), dtype=bool),
     )
 
 
 def _images(observations: Any) -> NDArray[np.uint8]:
     """uint8 [F, cameras, S, S, 3], upright."""
-    shape = observations[IMAGE_NAMES[0]].shape
+    shapes = {name: observations[name].shape for name in IMAGE_NAMES}
+    shape = shapes[IMAGE_NAMES[0]]
+    if any(other != shape for other in shapes.values()) or len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"{observations.name}: expected RGB images of one size, [N, H, W, 3], got {shapes}")
     images = np.empty((shape[0], len(IMAGE_NAMES), *shape[1:]), dtype=np.uint8)
     for index, name in enumerate(IMAGE_NAMES):
         images[:, index] = observations[name][()][:, ::-1, ::-1]

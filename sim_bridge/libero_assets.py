@@ -164,17 +164,18 @@ def task_spec(suite: str, task: int) -> TaskSpec:
     )
 
 
-def find_task(bddl_file: Path) -> tuple[str, int]:
-    """Suite and index of a task definition, from its folder and name; the file need not exist on this machine.
+def find_task(name: str) -> tuple[str, int]:
+    """Suite and index of a task, from its name: no two suites share one.
 
     Raises:
         SimulationError: no suite has such a task.
     """
-    suite = bddl_file.parent.name
-    names = _task_map()[suite] if suite in SUITES else []
-    if bddl_file.stem not in names:
-        raise SimulationError(f"task definition: expected SUITE/TASK.bddl of {', '.join(SUITES)}, got {bddl_file}")
-    return suite, names.index(bddl_file.stem)
+    for suite in SUITES:
+        if name in (names := _task_map()[suite]):
+            return suite, names.index(name)
+    raise SimulationError(
+        f"task: expected the name of a task of {', '.join(SUITES)}, such as 'put_the_bowl_on_the_stove', got '{name}'"
+    )
 
 
 def num_tasks(suite: str) -> int:

@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     team, device = Team.join(parse_device(arguments.device))
     # Frames take tens of GB: each process holds its own part of them, and the first one's held-out episodes judge.
-    training, held_out = load_demonstrations(arguments.data, arguments.held_out, (team.rank, team.size))
+    training, held_out = load_demonstrations(
+        arguments.data, arguments.held_out, MiniConfig.image_size, (team.rank, team.size)
+    )
     corpus = Corpus.of(team, training)
     if team.leads:
         print(f"{len(corpus.keys)} training and {len(held_out)} held-out episodes from {arguments.data}")

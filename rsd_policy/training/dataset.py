@@ -6,7 +6,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsd_policy.backbones.mini import WordTokenizer
+from rsd_policy.backbones.mini import WordTokenizer, resize_frame
 from rsd_policy.errors import RSDError
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.paraphrase import wordings
@@ -82,25 +82,37 @@ class Demonstrations:
 
 
 def load_demonstrations(
-    directory: Path, held_out: float, share: tuple[int, int] = (0, 1)
+    directory: Path, held_out: float, image_size: int, share: tuple[int, int] = (0, 1)
 ) -> tuple[list[Demonstration], list[Demonstration]]:
     """Successful demonstrations of a directory, split by episode.
 
     Args:
-        directory: written by `rsd collect`.
+        directory: of files of `rsd collect` or of others, as `read_demonstrations` reads them.
         held_out: fraction of episodes kept for validation, the same ones on every call.
+        image_size: edge of the images, px; those of another size are resized as the policy's input is.
         share: the part that is loaded, see `read_demonstrations`.
 
     Returns:
         training and held-out episodes.
     """
     processes = min(16, os.cpu_count() or 1)
-    episodes = sorted(read_demonstrations(directory, processes, share), key=lambda e: (e.suite, e.task, e.seed))
+    read = (_resized(e, image_size) for e in read_demonstrations(directory, processes, share))
+    episodes = sorted(read, key=lambda e: (e.suite, e.task, e.seed))
     if not episodes:
         of = "" if share[1] == 1 else f" in part {share[0]} of {share[1]}"
         raise RSDError(f"{directory}: expected demonstrations written by `rsd collect`, found none{of}")
     chosen = held_out_rows([f"{e.suite} {e.task} {e.seed}" for e in episodes], held_out)
     return [e for i, e in enumerate(episodes) if i not in chosen], [episodes[i] for i in sorted(chosen)]
+
+
+def _resized(episode: Demonstration, image_size: int) -> Demonstration:
+    frames, cameras, *size, channels = episode.images.shape
+    if size == [image_size, image_size]:
+        return episode
+    images = np.empty((frames, cameras, image_size, image_size, channels), dtype=np.uint8)
+    for row, camera in np.ndindex(frames, cameras):
+        images[row, camera] = resize_frame(episode.images[row, camera], image_size)
+    return replace(episode, images=images)
 
 
 def held_out_rows(names: Sequence[str], fraction: float) -> set[int]:

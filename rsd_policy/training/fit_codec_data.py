@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import ActionError, RSDError
 from rsd_policy.observation import ACTION_DIM
-from sim_bridge.demonstrations import STILL, SUFFIX
+from sim_bridge.demonstrations import SUFFIX, open_demonstrations
+from sim_bridge.demonstrations_libero import moving_rows
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,9 @@ def read_actions(directory: Path) -> list[ActionEpisode]:
     for path in sorted(directory.rglob(f"*{SUFFIX}")):
         # `rsd collect` names the placement behind the task; LIBERO keeps a task a file.
         task = f"{path.parent.name}/{path.stem.partition('-seed')[0]}"
-        try:
-            with h5py.File(path, "r") as file:
-                numbers = sorted(int(key.removeprefix("demo_")) for key in file["data"])
-                episodes += [_episode(task, file[f"data/demo_{n}"]) for n in numbers]
-        except (OSError, ValueError, KeyError) as error:
-            raise RSDError(f"{path}: expected a demonstration: {error}; remove it and collect again") from error
+        with open_demonstrations(path) as data:
+            numbers = sorted(int(key.removeprefix("demo_")) for key in data)
+            episodes += [_episode(task, data[f"demo_{n}"]) for n in numbers]
     if not episodes:
         raise RSDError(f"{directory}: expected demonstrations (*{SUFFIX}), found none; collect some with `rsd collect`")
     return episodes
@@ -99,7 +96,5 @@ def _episode(task: str, group: Any) -> ActionEpisode:
         wanted = np.asarray(group["expert_actions"], dtype=np.float32)
         return ActionEpisode(task, wanted, executed, np.any(wanted != executed, axis=1))
     # As in training, what moves nothing is left out of people's demonstrations.
-    moves = np.linalg.norm(executed[:, :-1], axis=1) > STILL
-    moves[1:] |= executed[1:, -1] != executed[:-1, -1]
-    kept = np.clip(executed[moves], -1.0, 1.0)
+    kept = np.clip(executed[moving_rows(executed)], -1.0, 1.0)
     return ActionEpisode(task, kept, kept, np.zeros(len(kept), dtype=np.bool_))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rsd_policy.errors import ActionError, NonFiniteError, SimulationError
+from sim_bridge.demonstrations_libero import frame_lag
 from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
 from sim_bridge.libero_env import LiberoEnv
 
@@ -181,6 +182,19 @@ def test_seed_of_a_canonical_episode_places_the_fixtures(env: LiberoEnv) -> None
     assert not np.array_equal(published[-fixtures:], other[-fixtures:])
     env.reset(4)
     assert np.array_equal(env.privileged_state(), published)
+
+
+def test_what_a_row_of_demonstrations_means_is_told_from_the_simulators_own_motion(env: LiberoEnv) -> None:
+    """Observations stored with the action they led to (OpenVLA-OFT), and with the action they came from (LIBERO)."""
+    env.reset(1)
+    states, before, after = [], [], []
+    for action in np.random.default_rng(0).uniform(-0.5, 0.5, (30, 7)):
+        states.append(env.sim.get_state().flatten())
+        before.append(env.robot_state().joint_positions)
+        env.step(action, render=False)
+        after.append(env.robot_state().joint_positions)
+    assert frame_lag([(np.array(states), np.array(before))]) == 0
+    assert frame_lag([(np.array(states), np.array(after))]) == 1
 
 
 def test_a_mirror_sees_every_body_where_it_is(env: LiberoEnv) -> None:

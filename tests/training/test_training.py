@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rsd_policy.backbones.mini import WordTokenizer
+from rsd_policy.backbones.mini import WordTokenizer, resize_frame
 from rsd_policy.errors import RSDError
 from rsd_policy.training.augment import augment_images
 from rsd_policy.training.dataset import Demonstrations, held_out_rows, load_demonstrations, to_frames
@@ -78,14 +78,27 @@ def test_tasks_are_drawn_by_their_weight_whatever_their_length() -> None:
 def test_files_are_read_back_and_split_by_episode(tmp_path: Path) -> None:
     for seed in range(10):
         write_demonstration(tmp_path, episode(seed), trace(episode(seed)))
-    training, held_out = load_demonstrations(tmp_path, held_out=0.2)
+    training, held_out = load_demonstrations(tmp_path, held_out=0.2, image_size=32)
     assert len(training) + len(held_out) == 10 and 0 < len(held_out) < 6
-    again = load_demonstrations(tmp_path, held_out=0.2)[1]
+    again = load_demonstrations(tmp_path, held_out=0.2, image_size=32)[1]
     assert [e.seed for e in again] == [e.seed for e in held_out]
     assert np.array_equal(training[0].images, episode(training[0].seed).images)
     (tmp_path / "broken.hdf5").write_bytes(b"not a file")
     with pytest.raises(RSDError, match=r"broken\.hdf5"):
-        load_demonstrations(tmp_path, held_out=0.2)
+        load_demonstrations(tmp_path, held_out=0.2, image_size=32)
+
+
+def test_files_of_128_and_of_256_px_are_resized_as_the_policys_input_is(tmp_path: Path) -> None:
+    """LIBERO's files have 128 px, regenerated ones 256; in one folder they ended in numpy's broadcasting error."""
+    for seed, size in enumerate((128, 256)):
+        images = np.random.default_rng(seed).integers(0, 256, (10, 2, size, size, 3), dtype=np.uint8)
+        demonstration = replace(episode(seed), images=images)
+        write_demonstration(tmp_path, demonstration, trace(demonstration))
+    read = {e.seed: e for part in load_demonstrations(tmp_path, held_out=0.5, image_size=128) for e in part}
+    written = {e.seed: e for e in read_demonstrations(tmp_path)}
+    assert np.array_equal(read[0].images, written[0].images)
+    assert np.array_equal(read[1].images[3, 1], resize_frame(written[1].images[3, 1], 128))
+    assert to_frames([*read.values()], WordTokenizer(WORDS), 8).images.shape == (20, 2, 128, 128, 3)
 
 
 def test_the_parts_of_several_processes_hold_every_episode_once(tmp_path: Path) -> None:
@@ -94,7 +107,7 @@ def test_the_parts_of_several_processes_hold_every_episode_once(tmp_path: Path) 
     parts = [sorted(e.seed for e in read_demonstrations(tmp_path, share=(i, 3))) for i in range(3)]
     assert sorted(seed for part in parts for seed in part) == list(range(12))
     assert all(parts), "each has some"
-    assert sorted(e.seed for side in load_demonstrations(tmp_path, 0.2, (1, 3)) for e in side) == parts[1]
+    assert sorted(e.seed for side in load_demonstrations(tmp_path, 0.2, 32, (1, 3)) for e in side) == parts[1]
 
 
 def test_an_episode_stays_held_out_when_others_are_added() -> None:
