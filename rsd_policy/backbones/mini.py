@@ -234,6 +234,31 @@ class TextEncoder(nn.Module):
         return self.out(x[:, -self.text_tokens :])
 
 
+@dataclass(frozen=True)
+class _EncodedText:
+    """What a text encoder made of some words, with the very weights that it had.
+
+    The weights are held, so that no others can come to lie at their addresses; and torch counts every change in place.
+
+    Attributes:
+        words: bytes of the ids [B, MAX_WORDS].
+        weights: the encoder's parameters, sharing their memory. versions: torch's counts of their changes.
+        tokens: [B, text_tokens, width].
+    """
+
+    words: bytes
+    weights: list[Tensor]
+    versions: list[int]
+    tokens: Tensor
+
+    def holds(self, words: bytes, weights: list[Tensor]) -> bool:
+        """These words, read with these weights on this device, give `tokens`."""
+        return words == self.words and all(
+            now.is_set_to(then) and now._version == version
+            for now, then, version in zip(weights, self.weights, self.versions, strict=True)
+        )
+
+
 class MiniBackbone(nn.Module):
     """The small backbone; see the module's docstring for its sequence.
 
@@ -273,7 +298,7 @@ class MiniBackbone(nn.Module):
         self.slot = nn.Parameter(torch.randn(config.horizon, config.width) * 0.02)
         self.layers = nn.ModuleList(Block(config.width, config.num_heads) for _ in range(config.num_layers))
         self.readers = nn.ModuleList(SlotReader(config.width, config.num_heads) for _ in range(config.exit_readers))
-        self._text_cache: tuple[bytes, Tensor] | None = None
+        self._encoded_text: _EncodedText | None = None
 
     def preprocess(self, observations: list[Observation]) -> MiniInputs:
         """Resize images to the model's size, tokenise instructions, stack.
@@ -316,12 +341,13 @@ class MiniBackbone(nn.Module):
 
     def _text_tokens(self, words: Tensor) -> Tensor:
         """Text features; the last batch's are kept in inference, where an instruction lasts for a whole episode."""
-        if not torch.is_inference_mode_enabled():
-            return self.text(words)
+        weights = [weight.detach() for weight in self.text.parameters()]
+        if not torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights):
+            return self.text(words)  # training changes the weights; inference tensors do not tell when they change
         key = words.cpu().numpy().tobytes()
-        if self._text_cache is None or self._text_cache[0] != key:
-            self._text_cache = (key, self.text(words))
-        return self._text_cache[1]
+        if self._encoded_text is None or not self._encoded_text.holds(key, weights):
+            self._encoded_text = _EncodedText(key, weights, [weight._version for weight in weights], self.text(words))
+        return self._encoded_text.tokens
 
     def forward_layers(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Run layers start .. stop-1. `forward_layers(forward_layers(x, 0, k), k, N)` is `forward_layers(x, 0, N)`."""

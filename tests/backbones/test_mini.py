@@ -70,6 +70,40 @@ def test_readers_give_the_draft_more_than_the_slots_and_leave_the_sequence_alone
     assert not torch.allclose(backbone.exit_hidden(changed), read)
 
 
+@pytest.mark.parametrize("change", ["in place", "loaded", "replaced", "precision"])
+def test_other_weights_do_not_answer_with_the_old_ones_text(change: str) -> None:
+    """Text features were kept by the words alone: a policy that got other weights went on with the old instruction."""
+    backbone, other = small_policy(0).mini, small_policy(1).mini
+    inputs = backbone.preprocess([random_observation(np.random.default_rng(0))])
+    with torch.inference_mode():
+        before = backbone.embed(inputs)
+        assert torch.equal(backbone.embed(inputs), before)
+    if change == "in place":
+        backbone.text.out.bias.add_(1.0)
+    elif change == "loaded":
+        backbone.text.load_state_dict(other.text.state_dict())
+    elif change == "replaced":
+        backbone.text = other.text
+    else:
+        backbone.to(torch.float64)
+    with torch.inference_mode():
+        changed = backbone.embed(inputs)
+    assert changed.dtype == backbone.position.dtype
+    assert torch.equal(changed, backbone.embed(inputs))  # nothing is kept outside inference mode
+    assert not torch.equal(changed.float(), before)
+
+
+def test_the_text_is_read_once_for_an_instruction() -> None:
+    backbone = small_policy().mini
+    reads: list[torch.Tensor] = []
+    backbone.text.register_forward_hook(lambda *arguments: reads.append(arguments[2]))
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for text in ("pick up the bowl", "pick up the bowl", "pick up the plate", "pick up the plate"):
+            backbone.embed(backbone.preprocess([random_observation(rng, text)]))
+    assert len(reads) == 2
+
+
 def test_tokenizer_ignores_case_and_punctuation_and_tells_unknown_words_apart() -> None:
     tokenizer = WordTokenizer(WORDS)
     assert tokenizer("Pick up, the BOWL!") == tokenizer("pick up the bowl")
