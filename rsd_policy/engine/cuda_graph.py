@@ -68,7 +68,7 @@ class GraphedCall:
 
 
 class GraphedStage:
-    """A stage of the engine that records one graph for each set of input shapes it meets.
+    """A stage of the engine that records one graph for each set of input shapes, types and devices it meets.
 
     Every mode of the engine calls the same stages, so the arithmetic of the final chunk is the same in each.
     """
@@ -80,7 +80,7 @@ class GraphedStage:
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Outputs of the stage; a new set of shapes costs a recording first."""
-        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        key = tuple((tensor.device, tensor.shape, tensor.dtype) for tensor in inputs)
         recording = self._recordings.get(key)
         if recording is None:
             if len(self._recordings) == MAX_SHAPES:

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.device import parse_device
@@ -120,6 +120,12 @@ class RSDInferenceEngine:
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
         self._last_action: NDArray[np.float32] | None = None
+        self._placed = self._placement()
+
+    def _placement(self) -> tuple[torch.device, int]:
+        """Where the backbone's weights lie: recorded graphs read these addresses whatever lies there later."""
+        weight = next(cast("nn.Module", self.policy.backbone).parameters())
+        return weight.device, weight.data_ptr() if weight.is_cuda else 0
 
     def _gate(self, given: Gate | None, alpha: float | None) -> Gate:
         gate = given or Gate.from_manifest(self.policy.manifest["gate"], alpha)
@@ -157,7 +163,8 @@ class RSDInferenceEngine:
             ObservationError: not an Observation, a camera is missing or the instruction has no word; before any
                 compute.
             NonFiniteError: the model produced NaN or infinity.
-            InferenceError: out of memory or device failure (RuntimeError of torch).
+            InferenceError: out of memory or device failure (RuntimeError of torch); or the policy's weights are no
+                longer where they were when the engine was made.
         """
         return list(self.stream(observation))[-1]
 
@@ -171,6 +178,11 @@ class RSDInferenceEngine:
         """
         if not isinstance(observation, Observation):
             raise ObservationError(f"expected an rsd_policy.Observation, got {type(observation).__name__}")
+        if self._placement() != self._placed:
+            raise InferenceError(
+                f"policy '{self.policy.name}' was moved after this engine was made for it on {self.device}; make a new "
+                "engine (all engines of one policy share its device)"
+            )
         clock = StageClock(self.device)
         try:
             if self._reference is not None:

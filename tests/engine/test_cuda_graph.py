@@ -48,6 +48,18 @@ def test_every_shape_has_its_own_recording_and_the_oldest_goes_first() -> None:
     assert len(calls) == (MAX_SHAPES + 2) * (WARM_UP + 1)
 
 
+@torch.inference_mode()
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_a_recording_of_one_device_does_not_answer_for_another() -> None:
+    """The key of the recordings was shapes and types alone: inputs on another GPU were replayed on the first."""
+    stage = GraphedStage(lambda x: x * 2)
+    for device in ("cuda:0", "cuda:1"):
+        with torch.cuda.device(device):
+            x = torch.rand(3, device=device)
+            result = stage(x)
+            assert result.device == x.device and torch.equal(result, x * 2)
+
+
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_speculative_equals_baseline_bit_for_bit(cuda_graphs: bool) -> None:
     rng = np.random.default_rng(0)

@@ -142,6 +142,16 @@ def test_out_of_memory_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None
         engine.infer(observations(1)[0])
 
 
+def test_an_engine_whose_policy_was_moved_away_says_so() -> None:
+    """Another engine moves the shared policy to its own device: the first would replay graphs of freed weights."""
+    policy = small_policy()
+    engine = RSDInferenceEngine(policy, "speculative")
+    engine.infer(observations(1)[0])
+    policy.to(torch.device("meta"))
+    with pytest.raises(InferenceError, match="moved"):
+        engine.infer(observations(1)[0])
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(RSDError, match="baseline, speculative, gated"):
         RSDInferenceEngine(small_policy(), "turbo")  # type: ignore[arg-type]
