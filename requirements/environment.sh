@@ -45,6 +45,24 @@ rsd_without_ros() {
     printf %s "$kept"
 }
 
+# Keeps those entries of a PYTHONPATH ($1) that belong to a ROS installation or overlay ($2: their prefixes). Nothing
+# else of the user's comes before the packages of .venv: another numpy or a fork of LIBERO would be run unnoticed.
+rsd_ros_python_path() {
+    local entry prefix kept=
+    local IFS=:
+    for entry in $1; do
+        for prefix in $2; do
+            [ -n "$prefix" ] || continue
+            # a package built with --symlink-install is imported from the workspace's build directory
+            if [[ $entry == "${prefix%/}"/* || ($entry == */build/* && -e $prefix/share/${entry##*/}/package.xml) ]]; then
+                kept=${kept:+$kept:}$entry
+                break
+            fi
+        done
+    done
+    printf %s "$kept"
+}
+
 # Hash of everything that the set-up depends on. The place counts: a colcon install does not survive a move.
 rsd_stamp() {
     local files=("$root"/requirements/*.txt "$root"/requirements/*.sh "$root"/ros2_ws/src/rsd_msgs/{CMakeLists.txt,package.xml}
@@ -63,11 +81,11 @@ rsd_environment() {
     unset PYTHONHOME VIRTUAL_ENV_PROMPT
     if [ "$(rsd_ros_kind)" = system ]; then
         rsd_source_system_ros
-        python_path=${PYTHONPATH:-}
+        python_path=$(rsd_ros_python_path "${PYTHONPATH:-}" "${AMENT_PREFIX_PATH:-}")
         library_path=${LD_LIBRARY_PATH:-}
         export AMENT_PREFIX_PATH=$install:${AMENT_PREFIX_PATH:-}
     else
-        python_path=$(rsd_without_ros "${PYTHONPATH:-}")
+        python_path=$(rsd_ros_python_path "$(rsd_without_ros "${PYTHONPATH:-}")" "$(rsd_without_ros "${AMENT_PREFIX_PATH:-}")")
         library_path=$venv/lib
         local libs
         for libs in "$site"/ros_*.libs; do library_path=$library_path:$libs; done
@@ -79,7 +97,8 @@ rsd_environment() {
         export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 RSD_WHEELS_ENVIRONMENT=1
         unset CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION
     fi
-    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH PYTHONNOUSERSITE=1 RSD_ROOT=$root
+    # PYTHONSAFEPATH (Python 3.11 on): a folder `libero` or `numpy` where rsd is called is not imported either
+    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 RSD_ROOT=$root
     export PYTHONPATH=$root:$install/lib/$version/site-packages${python_path:+:$python_path}
     export LD_LIBRARY_PATH=$install/lib${library_path:+:$library_path}
 }

@@ -204,7 +204,7 @@ discard() {
 venv_usable() {
     [ ! -e "$installing" ] || return 1
     case $(python_version "$venv/bin/python") in 3.*) ;; *) return 1 ;; esac
-    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 1
+    env -u PYTHONPATH "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 1
     # made for another ROS, or copied from another place
     [ ! -e "$RSD_ROS_FILE" ] || [ "$(cat "$RSD_ROS_FILE")" = "$ros" ] || return 1
     [ ! -e "$packages_stamp_file" ] || [[ $(cat "$packages_stamp_file") == *" $root" ]]
@@ -247,7 +247,7 @@ python_packages() {
     run "torch" "${pip[@]}" --no-deps $(torch_options) "$(grep '^torch==' "$root/requirements/lock.txt")" || die 3 "$hint"
     run "all packages" "${pip[@]}" "${locks[@]}" || die 3 "$hint"
     if [ "$kind" = wheels ]; then
-        run "ROS wheels" "$venv/bin/python" "$root/requirements/relocate_ros_wheels.py" || die 3 "the ROS wheels could not be prepared"
+        run "ROS wheels" env -u PYTHONPATH "$venv/bin/python" "$root/requirements/relocate_ros_wheels.py" || die 3 "the ROS wheels could not be prepared"
     fi
     printf '%s\n' "$wanted" >"$packages_stamp_file"
     rm -f "$installing"

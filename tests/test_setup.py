@@ -153,10 +153,10 @@ def test_an_old_ros_in_the_shell_does_not_reach_the_wheels(checkout: Path) -> No
         script,
         ROS_DISTRO="humble",
         AMENT_PREFIX_PATH="/opt/ros/humble",
-        PYTHONPATH="/opt/ros/humble/lib/python3.10/site-packages:/home/me/mine",
+        PYTHONPATH="/opt/ros/humble/lib/python3.10/site-packages:/home/me/fork-of-libero",
         LD_LIBRARY_PATH="/opt/ros/humble/lib:/usr/local/cuda/lib64",
     ).splitlines()
-    assert python_path == f"{checkout}:{checkout}/ros2_ws/install/lib/python3.11/site-packages:/home/me/mine"
+    assert python_path == f"{checkout}:{checkout}/ros2_ws/install/lib/python3.11/site-packages"
     assert "/opt/ros" not in library_path + prefixes
     assert library_path.endswith(":/usr/local/cuda/lib64")
     assert f"{checkout}/.venv/lib/python3.11/site-packages/ros_rclpy.libs" in library_path
@@ -170,6 +170,23 @@ def test_the_environment_is_the_same_when_rsd_starts_rsd(checkout: Path) -> None
     once = bash(checkout, f"rsd_environment; {shown}")
     twice = bash(checkout, f"rsd_environment; rsd_environment; {shown}")
     assert once == twice
+
+
+def test_of_the_users_python_path_only_ros_overlays_reach_our_python(checkout: Path, tmp_path: Path) -> None:
+    """A fork of LIBERO or another numpy came before .venv and was run unnoticed."""
+    prefix, overlay = tmp_path / "ros", tmp_path / "my ws" / "install" / "robot_msgs"
+    developed = tmp_path / "my ws" / "build" / "robot"  # of --symlink-install
+    (overlay / "share" / "robot").mkdir(parents=True)
+    (overlay / "share" / "robot" / "package.xml").touch()
+    kept = [f"{prefix}/lib/python3.12/site-packages", f"{overlay}/lib/python3.12/site-packages", str(developed)]
+    python_path = ":".join([kept[0], "/home/me/fork-of-libero", f"{tmp_path}/ros-other/lib", *kept[1:], "/build/numpy"])
+    assert bash(checkout, f'rsd_ros_python_path "{python_path}" "{overlay}:{prefix}"') == ":".join(kept)
+
+    (checkout / ".venv/lib/python3.12/site-packages").mkdir(parents=True)
+    ros = {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": f"{overlay}:{prefix}", "PYTHONPATH": python_path}
+    shown = bash(checkout, 'rsd_environment; printf "%s\\n" "$PYTHONPATH" "$PYTHONNOUSERSITE$PYTHONSAFEPATH"', **ros)
+    own = f"{checkout}:{checkout}/ros2_ws/install/lib/python3.12/site-packages"
+    assert shown.splitlines() == [":".join([own, *kept]), "11"]
 
 
 def test_an_installed_jazzy_is_preferred_to_the_wheels(checkout: Path, tmp_path: Path) -> None:

