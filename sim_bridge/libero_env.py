@@ -23,15 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 from rsd_policy.errors import ActionError, NonFiniteError, SetupError, SimulationError
 from rsd_policy.observation import ACTION_DIM, Observation, proprio_from_pose
 from sim_bridge.libero_assets import (
-    INSTALL_GL,
     MAX_STEPS,
     SUITES,
-    choose_renderer,
     import_libero,
     load_init_states,
     num_tasks,
     task_spec,
 )
+from sim_bridge.opengl import INSTALL_GL, choose_renderer
 from sim_bridge.render_on_demand import release_context, upright
 
 __all__ = ["MAX_STEPS", "SUITES", "LiberoEnv", "RobotState", "num_tasks"]

@@ -12,6 +12,7 @@ import pytest
 
 from rsd_policy.errors import SimulationError
 from sim_bridge.libero_assets import SUITES, load_init_states, num_tasks, task_spec
+from sim_bridge.opengl import egl_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,17 +70,56 @@ def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
 def test_without_egl_frames_come_from_osmesa(tmp_path: Path) -> None:
     code = EPISODE.format(render=True) + "print(os.environ['MUJOCO_GL'], frame.std() > 10)"
     no_drivers = str(tmp_path / "no_drivers.json")
-    done = run_python(code, __EGL_VENDOR_LIBRARY_FILENAMES=no_drivers, MUJOCO_GL=None, PYOPENGL_PLATFORM=None)
+    done = run_python(
+        code,
+        __EGL_VENDOR_LIBRARY_FILENAMES=no_drivers,
+        MUJOCO_GL=None,
+        PYOPENGL_PLATFORM=None,
+        MUJOCO_EGL_DEVICE_ID=None,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["osmesa", "True"]
 
 
-def test_hidden_gpus_do_not_break_rendering() -> None:
-    """robosuite takes CUDA_VISIBLE_DEVICES for EGL indices and fails on an empty one, which elsewhere means no GPU."""
-    code = EPISODE.format(render=True) + "print(os.environ['MUJOCO_GL'], frame.std() > 10)"
-    done = run_python(code, CUDA_VISIBLE_DEVICES="", MUJOCO_GL=None, PYOPENGL_PLATFORM=None, MUJOCO_EGL_DEVICE_ID=None)
+@pytest.mark.parametrize(("visible", "backend"), [("", "egl"), ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", None)])
+def test_hidden_gpus_do_not_break_rendering(visible: str, backend: str | None) -> None:
+    """robosuite takes CUDA_VISIBLE_DEVICES for EGL indices: it failed on an empty one, a UUID, `-1`, and a `1` where
+    there is one EGL device; also when MUJOCO_GL says egl."""
+    code = EPISODE.format(render=True) + "print(frame.std() > 10, os.environ['CUDA_VISIBLE_DEVICES'])"
+    done = run_python(
+        code, CUDA_VISIBLE_DEVICES=visible, MUJOCO_GL=backend, PYOPENGL_PLATFORM=None, MUJOCO_EGL_DEVICE_ID=None
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[1] == "True"
+    assert done.stdout.split() == ["True", *([visible] if visible else [])]
+
+
+@pytest.mark.parametrize(
+    ("visible", "named", "order"),
+    [
+        (None, None, [0, 1, 2]),
+        ("", None, [0, 1, 2]),
+        ("-1", None, [0, 1, 2]),
+        ("GPU-8932f937", None, [0, 1, 2]),
+        ("2", None, [2, 0, 1]),
+        ("2,1", None, [2, 1, 0]),
+        ("7", None, [0, 1, 2]),
+        ("2", "1", [1]),
+        (None, "3", []),
+        (None, "second", []),
+    ],
+)
+def test_any_cuda_visible_devices_leaves_an_egl_device(
+    visible: str | None, named: str | None, order: list[int]
+) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": visible, "MUJOCO_EGL_DEVICE_ID": named}
+    assert egl_order(3, {key: value for key, value in environment.items() if value is not None}) == order
+
+
+def test_an_egl_device_that_does_not_work_is_named() -> None:
+    """Physics without frames needs none, but whoever names one is told."""
+    code = "import sim_bridge.opengl as gl\ntry:\n    gl.choose_renderer()\nexcept Exception as e:\n    print(e)"
+    done = run_python(code, MUJOCO_GL=None, MUJOCO_EGL_DEVICE_ID="63")
+    assert "MUJOCO_EGL_DEVICE_ID: expected the index of an EGL device that works, got '63'" in done.stdout
 
 
 def test_without_opengl_physics_works_and_rendering_says_what_to_install() -> None:
