@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy import Observation, RSDInferenceEngine, load_policy
-from rsd_policy.errors import CheckpointError, RSDError
+from rsd_policy.errors import CheckpointError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.statistics import latency_summary, paired_ratio
-from rsd_policy.exit_status import DONE, NOT_SET_UP
+from rsd_policy.exit_status import DONE
 from rsd_policy.observation import ActionChunk
 from rsd_policy.settings import MODES
 from sim_bridge.libero_env import LiberoEnv
@@ -28,7 +28,7 @@ WARM_UP = 5
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print; returns 0, or 3 when the policy cannot be loaded."""
+    """Measure and print; returns 0. Errors: see `measure`."""
     parser = argparse.ArgumentParser(prog="rsd bench", description="Latency of inference per mode.")
     parser.add_argument("--policy", default="mini", help="mini or a checkpoint directory (%(default)s)")
     parser.add_argument("--device", default="cpu", help="torch device (%(default)s)")
@@ -38,11 +38,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.threads < 1 or arguments.chunks < 1:
         parser.error("--threads and --chunks: expected at least 1")
-    try:
-        result = measure(arguments.policy, arguments.device, arguments.threads, arguments.chunks)
-    except RSDError as error:
-        print(f"rsd bench: {error}", file=sys.stderr)
-        return NOT_SET_UP
+    result = measure(arguments.policy, arguments.device, arguments.threads, arguments.chunks)
     for mode, row in result["modes"].items():
         latency, first = row["latency_ms"], row["first_action_ms"]
         stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in row["stage_ms"].items())

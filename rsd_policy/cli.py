@@ -8,8 +8,8 @@ import sys
 import traceback
 from importlib import import_module
 
-from rsd_policy.errors import RSDError
-from rsd_policy.exit_status import DONE, INTERRUPTED, WRONG_ARGUMENTS, exit_status
+from rsd_policy.exit_status import DONE, INTERRUPTED, WRONG_ARGUMENTS
+from rsd_policy.faults import debugging, report
 
 COMMANDS = {
     "eval": ("rsd_policy.evaluation.cli_eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
@@ -53,7 +53,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand named by the first argument. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = bool(os.environ.get("RSD_DEBUG"))
+    debug = debugging()
     if arguments[:1] == ["--debug"]:
         debug = True
         del arguments[0]
@@ -71,27 +71,30 @@ def main(argv: list[str] | None = None) -> int:
     if "--debug" in rest and name != "test":
         debug = True
         rest.remove("--debug")
-    return _run(name, rest, debug)
+    return _run(name, [_from_home(argument) for argument in rest], debug)
+
+
+def _from_home(argument: str) -> str:
+    """The argument with its tilde as the home directory, also where shells leave it alone: in `--out=~/results`."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else argument
 
 
 def _run(name: str, arguments: list[str], debug: bool) -> int:
     module, _ = COMMANDS[name]
     try:
         return int(import_module(module).main(arguments))
-    except RSDError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"rsd {name}: {error}", file=sys.stderr)
-        return exit_status(error)
-    except KeyboardInterrupt:
-        if debug:
-            traceback.print_exc()
-        print(f"\nrsd {name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # the reader (head, less) has gone: end as other programs do, and keep the interpreter from flushing into it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as interrupt:
+        if debug:
+            traceback.print_exc()
+        print(f"\nrsd {name}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(f"rsd {name}", error, debug=debug)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd_policy.errors import CheckpointError, EpisodeError, RSDError, SetupError, SimulationError
+from rsd_policy.errors import CheckpointError, EpisodeError, InferenceError, RSDError, SetupError, SimulationError
 
 DONE = 0
 FAILED = 1
@@ -17,9 +17,9 @@ INTERRUPTED = 130
 
 
 def exit_status(error: RSDError) -> int:
-    """The status for an error that ends a command: what is neither set-up nor an episode was a wrong request."""
+    """The status for an error that ends a command: what is neither set-up nor of an episode was a wrong request."""
     if isinstance(error, (SetupError, CheckpointError)):
         return NOT_SET_UP
-    if isinstance(error, (EpisodeError, SimulationError)):
+    if isinstance(error, (EpisodeError, InferenceError, SimulationError)):
         return NOT_RUN
     return WRONG_ARGUMENTS

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.errors import RSDError
-from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
+from rsd_policy.exit_status import DONE
 
 
 def main(argv: list[str]) -> int:
-    """Run `rsd compare` with these arguments. Returns 0, or 2 when the results cannot be compared."""
+    """Run `rsd compare` with these arguments. Returns 0.
+
+    Raises:
+        StoreError, ArgumentError: results are missing, or cannot be compared.
+    """
     parser = argparse.ArgumentParser(
         prog="rsd compare",
         description="Compare runs B with the reference A over the episodes that both have finished. Writes "
@@ -24,12 +27,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("b", type=Path, nargs="+", metavar="B", help="result directories that are compared with it")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables, one object per line and B")
     arguments = parser.parse_args(argv)
-    try:
-        for directory in arguments.b:
-            _compare(arguments.a, directory, as_json=arguments.json)
-    except RSDError as error:
-        print(f"rsd compare: {error}", file=sys.stderr)
-        return WRONG_ARGUMENTS
+    for directory in arguments.b:
+        _compare(arguments.a, directory, as_json=arguments.json)
     return DONE
 
 

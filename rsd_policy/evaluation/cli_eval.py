@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.errors import ArgumentError, CheckpointError, EpisodeError, RSDError, SetupError
+from rsd_policy.errors import ArgumentError, EpisodeError, SetupError
 from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT, EvalConfig, parse_indices
-from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
+from rsd_policy.exit_status import DONE, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, shared_settings
 
 
 def main(argv: list[str]) -> int:
     """Run `rsd eval` with these arguments. Returns the exit status."""
     arguments = _parser().parse_args(argv)
-    out: Path | None = None
+    config = _config(arguments)
+    out = arguments.out or Path("out") / f"eval-{config.name()}"
+    _check_workers(arguments.workers, config)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = _config(arguments)
-        out = arguments.out or Path("out") / f"eval-{config.name()}"
-        _check_workers(arguments.workers, config)
-        signal.signal(signal.SIGTERM, _interrupt)
         return _evaluate(config, out, arguments)
-    except ArgumentError as error:
-        print(f"rsd eval: {error}", file=sys.stderr)
-        return WRONG_ARGUMENTS
-    except (CheckpointError, SetupError) as error:
-        print(f"rsd eval: {error}", file=sys.stderr)
-        return NOT_SET_UP
-    except RSDError as error:
-        print(f"rsd eval: {error}", file=sys.stderr)
-        if out is not None:
-            print("finished episodes are kept; the same command runs the others", file=sys.stderr)
-        return NOT_RUN
-    except KeyboardInterrupt:
-        print("\nrsd eval: interrupted; finished episodes are kept, the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+    except EpisodeError as error:
+        raise EpisodeError(f"{error}\nfinished episodes are kept; the same command runs the others") from error
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("finished episodes are kept, the same command resumes") from interrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +112,8 @@ def _run_over_ros(config: EvalConfig, out: Path) -> None:
     status = run_eval(config, out)
     if status == NOT_SET_UP:
         raise SetupError("the evaluation over ROS could not begin; eval_node has printed why")
+    if status == WRONG_ARGUMENTS:
+        raise ArgumentError("the evaluation over ROS could not begin; eval_node has printed why")
     if status not in (DONE, NOT_RUN):  # NOT_RUN: episodes are recorded as errors, which the summary counts
         raise EpisodeError(f"eval_node ended with exit status {status}; it has printed why")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from rsd_policy.errors import RSDError
-from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
+from rsd_policy.errors import ArgumentError
+from rsd_policy.exit_status import DONE
 
 
 def main(argv: list[str]) -> int:
-    """Run `rsd report` with these arguments. Returns 0, or 2 when there are no results."""
+    """Run `rsd report` with these arguments. Returns 0.
+
+    Raises:
+        ArgumentError, StoreError: there are no results.
+    """
     parser = argparse.ArgumentParser(
         prog="rsd report",
         description="Rebuild summary.json and report.html of result directories; also while a run is going on.",
@@ -27,16 +30,11 @@ def main(argv: list[str]) -> int:
     if not directories:
         found = sorted(Path("out").glob(f"*/{DATABASE}"), key=lambda path: path.stat().st_mtime)
         if not found:
-            print("rsd report: no results below out/; run `rsd eval` or name a result directory", file=sys.stderr)
-            return WRONG_ARGUMENTS
+            raise ArgumentError("no results below out/; run `rsd eval` or name a result directory")
         directories = [found[-1].parent]
-    try:
-        for directory in directories:
-            with ResultStore.open_results(directory) as store:
-                summary = write_outputs(store)
-            print_summary(summary, directory)
-            print(f"{'report':>22}  {directory / REPORT}")
-    except RSDError as error:
-        print(f"rsd report: {error}", file=sys.stderr)
-        return WRONG_ARGUMENTS
+    for directory in directories:
+        with ResultStore.open_results(directory) as store:
+            summary = write_outputs(store)
+        print_summary(summary, directory)
+        print(f"{'report':>22}  {directory / REPORT}")
     return DONE

@@ -170,7 +170,20 @@ class ResultStore:
 
     @property
     def config(self) -> EvalConfig:
-        return EvalConfig.from_json(json.loads(self._one("SELECT arguments FROM run ORDER BY id LIMIT 1")[0]))
+        """What the run was asked for.
+
+        Raises:
+            StoreError: another release of rsd_policy wrote it, with arguments that this one does not know.
+        """
+        fields = json.loads(self._one("SELECT arguments FROM run ORDER BY id LIMIT 1")[0])
+        try:
+            return EvalConfig.from_json(fields)
+        except (TypeError, KeyError, ArgumentError) as error:
+            written_by = self.provenance()[0].get("rsd_policy", "unknown")
+            raise StoreError(
+                f"{self.directory}: written by rsd_policy {written_by}, whose arguments this release does not "
+                f"understand ({error}); read it with that release, or choose another directory"
+            ) from error
 
     def provenance(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Versions and hardware of the latest call that ran episodes."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rsd_policy.errors import RSDError
+from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.drivers import make_driver
 from rsd_policy.evaluation.episode import run_episode
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.video import record_video, video_path
+from rsd_policy.faults import understood
 from sim_bridge.libero_env import LiberoEnv
 
 
@@ -50,8 +51,10 @@ def work(connection: Connection, config: EvalConfig, directory: Path, log: Path,
     try:
         try:
             driver = make_driver(config)
-        except RSDError as error:
-            connection.send(("refused", error))
+        except Exception as error:
+            traceback.print_exc()
+            sys.stderr.flush()
+            connection.send(("refused", understood(error) or EpisodeError(f"{type(error).__name__}: {error}")))
             return
         connection.send(("ready",))
         env: LiberoEnv | None = None

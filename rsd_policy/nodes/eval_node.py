@@ -15,13 +15,14 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from rsd_policy.errors import ArgumentError, CheckpointError, EpisodeError, RSDError, SetupError
+from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.tables import print_summary
-from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
+from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
+from rsd_policy.faults import debugging, report
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
@@ -147,7 +148,7 @@ def conduct(conductor: Conductor, recorder: Recorder) -> None:
 def evaluate(node: EvalNode) -> int:
     """Run the evaluation; returns the exit status."""
     config = node.config()
-    out = Path(node.out) if node.out else Path("out") / f"eval-{config.name()}"
+    out = Path(node.out).expanduser() if node.out else Path("out") / f"eval-{config.name()}"
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     conductor = Conductor(
@@ -180,18 +181,11 @@ def main(args: list[str] | None = None) -> int:
     node = EvalNode()
     try:
         return evaluate(node)
-    except ArgumentError as error:
-        print(f"eval_node: {error}", file=sys.stderr)
-        return WRONG_ARGUMENTS
-    except (CheckpointError, SetupError) as error:
-        print(f"eval_node: {error}", file=sys.stderr)
-        return NOT_SET_UP
-    except RSDError as error:
-        print(f"eval_node: {error}", file=sys.stderr)
-        return NOT_RUN
     except (KeyboardInterrupt, ExternalShutdownException):
         print("eval_node: interrupted; finished episodes are kept, the same call resumes", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        return report("eval_node", error, debug=debugging())
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

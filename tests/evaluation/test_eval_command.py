@@ -16,15 +16,15 @@ import cv2
 import numpy as np
 import pytest
 
+from rsd_policy import cli
 from rsd_policy.errors import EpisodeError
-from rsd_policy.evaluation import cli_eval
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.store import DATABASE, ResultStore
 from rsd_policy.evaluation.worker import Job
 from rsd_policy.evaluation.workers import run_in_workers
 
-RUN = "import sys; from rsd_policy.evaluation.cli_eval import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from rsd_policy.cli import main; sys.exit(main(['eval', *sys.argv[1:]]))"
 EXPERT = ["--policy", "expert", "--task-suite", "libero_object", "--tasks", "0", "--no-ros"]
 
 
@@ -44,13 +44,13 @@ EXPERT = ["--policy", "expert", "--task-suite", "libero_object", "--tasks", "0",
 def test_wrong_arguments_exit_2_and_say_what_is_allowed(
     arguments: list[str], allowed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli_eval.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["eval", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert allowed in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_checkpoint_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli_eval.main(["--policy", str(tmp_path), "--no-ros", "--out", str(tmp_path / "out")]) == 3
+    assert cli.main(["eval", "--policy", str(tmp_path), "--no-ros", "--out", str(tmp_path / "out")]) == 3
     assert "manifest.json" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -65,7 +65,7 @@ def test_wrong_arguments_are_refused_before_anything_heavy() -> None:
 def test_one_real_episode_of_the_expert(tmp_path: Path) -> None:
     """Closed loop on real LIBERO: success, summary, report, video; a second call runs nothing again."""
     out = tmp_path / "out"
-    assert cli_eval.main([*EXPERT, "--video", "--out", str(out)]) == 0
+    assert cli.main(["eval", *EXPERT, "--video", "--out", str(out)]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["episodes"], summary["successes"], summary["errors"]) == (1, 1, [])
     assert (summary["policy"], summary["mode"], summary["transport"]) == ("expert", None, "in-process")
@@ -86,10 +86,10 @@ def test_one_real_episode_of_the_expert(tmp_path: Path) -> None:
     assert "videos/task00-trial00.mp4" in (out / "report.html").read_text()
 
     database = (out / DATABASE).stat()
-    assert cli_eval.main([*EXPERT, "--out", str(out)]) == 0
+    assert cli.main(["eval", *EXPERT, "--out", str(out)]) == 0
     assert _finished(out).keys() == {(0, 0)}
     assert database.st_ino == (out / DATABASE).stat().st_ino
-    assert cli_eval.main([*EXPERT, "--seed", "1", "--out", str(out)]) == 2
+    assert cli.main(["eval", *EXPERT, "--seed", "1", "--out", str(out)]) == 2
 
 
 def test_killed_worker_then_interrupt_then_resume(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from rsd_policy.evaluation import cli_compare, cli_report
+from rsd_policy import cli
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
@@ -144,10 +144,10 @@ def test_a_directory_without_results_is_refused(tmp_path: Path, capsys: pytest.C
 
 def test_compare_and_report_take_several_runs(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     gated, baseline, _ = runs
-    assert cli_compare.main([str(baseline), str(gated), str(baseline)]) == 0
+    assert cli.main(["compare", str(baseline), str(gated), str(baseline)]) == 0
     assert (gated / "comparison.json").exists() and (baseline / "comparison.json").exists()
     assert "A: mini baseline, B: mini gated, libero_object" in capsys.readouterr().out
-    assert cli_report.main([str(gated), str(baseline)]) == 0
+    assert cli.main(["report", str(gated), str(baseline)]) == 0
     output = capsys.readouterr().out
     assert "mode gated" in output and "mode baseline" in output and "speed-up to baseline  2.00 x" in output
 

@@ -156,3 +156,17 @@ def test_killed_in_the_middle_of_writing_leaves_whole_episodes(tmp_path: Path) -
         for episode in store.episodes():
             rng = np.random.default_rng([episode.spec.task, episode.spec.trial])
             np.testing.assert_array_equal(episode.actions, rng.uniform(-1, 1, (400, 7)).astype(np.float32))
+
+
+def test_a_run_of_a_newer_release_is_named_as_such(config: EvalConfig, open_run: Open) -> None:
+    """A field that this release does not know was a TypeError."""
+    with open_run(config) as store:
+        directory = store.directory
+    with sqlite3.connect(directory / DATABASE) as database:
+        database.execute("UPDATE run SET arguments = json_set(arguments, '$.camera_rate', 30)")
+        database.execute("UPDATE run SET versions = json_set(versions, '$.rsd_policy', '9.0.0')")
+    with (
+        ResultStore.open_results(directory) as store,
+        pytest.raises(StoreError, match=r"written by rsd_policy 9\.0\.0.*'camera_rate'"),
+    ):
+        _ = store.config

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rsd_policy.evaluation import cli_compare, cli_report
+from rsd_policy import cli
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
@@ -75,7 +75,7 @@ def test_report_is_self_contained_and_escapes_text(run: Path) -> None:
 def test_report_links_the_videos_that_exist(run: Path) -> None:
     (run / "videos").mkdir()
     (run / "videos" / "task01-trial00.mp4").write_bytes(b"")
-    assert cli_report.main([str(run)]) == 0
+    assert cli.main(["report", str(run)]) == 0
     assert set(re.findall(r"videos/[^'\"]+", (run / "report.html").read_text())) == {"videos/task01-trial00.mp4"}
 
 
@@ -96,7 +96,7 @@ def test_table_shows_intervals_and_errors(run: Path) -> None:
 
 
 def test_report_of_no_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli_report.main([str(tmp_path / "nothing")]) == 2
+    assert cli.main(["report", str(tmp_path / "nothing")]) == 2
     assert "holds no results" in capsys.readouterr().err
 
 
@@ -116,7 +116,7 @@ def test_compare_pairs_common_episodes_and_gives_the_speed_up(
     open_run: Open, make_result: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = _pair(open_run, make_result)
-    assert cli_compare.main([str(a), str(b), "--json"]) == 0
+    assert cli.main(["compare", str(a), str(b), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["common"], result["both"], result["only_a"], result["only_b"]) == (7, 2, 4, 1)
     assert result["difference"] == pytest.approx(-3 / 7)
@@ -125,12 +125,12 @@ def test_compare_pairs_common_episodes_and_gives_the_speed_up(
     assert result["inference_speedup"]["value"] == pytest.approx(2.0)
     assert json.loads((b / "summary.json").read_text())["speedup_vs_baseline"] == pytest.approx(2.0)
     assert "<svg" in (b / "comparison.html").read_text()
-    assert cli_compare.main([str(a), str(b)]) == 0
+    assert cli.main(["compare", str(a), str(b)]) == 0
     assert "7 common episodes" in capsys.readouterr().out
 
 
 def test_incomparable_runs_are_refused(open_run: Open, make_result: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = _pair(open_run, make_result, suite="libero_goal")
-    assert cli_compare.main([str(a), str(b)]) == 2
+    assert cli.main(["compare", str(a), str(b)]) == 2
     assert "suite libero_object" in capsys.readouterr().err
     assert not (b / "comparison.json").exists()
