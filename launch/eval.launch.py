@@ -1,6 +1,6 @@
 """Evaluate a policy in closed loop on LIBERO: `ros2 launch rsd_policy eval.launch.py task_suite:=libero_spatial`.
 
-The graph is the one that `./rsd eval` starts (rsd_policy/bringup.py). `ros2 launch` returns 0 whatever the nodes
+The graph is the one that `./rsd eval` starts (rsd_policy/graph/bringup.py). `ros2 launch` returns 0 whatever the nodes
 return: the outcome is in the table at the end and in summary.json of the result directory.
 """
 
@@ -16,7 +16,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
-from rsd_policy.bringup import EVAL_ARGUMENTS, NodeSpec, eval_nodes
+from rsd_policy.graph.bringup import EVAL_ARGUMENTS, NodeSpec, eval_nodes
 from rsd_policy.settings import EVAL_CONFIG
 
 

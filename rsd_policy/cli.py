@@ -12,18 +12,18 @@ from rsd_policy.exit_status import DONE, INTERRUPTED, WRONG_ARGUMENTS
 from rsd_policy.faults import debugging, report
 
 COMMANDS = {
-    "eval": ("rsd_policy.evaluation.cli_eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
-    "report": ("rsd_policy.evaluation.cli_report", "write the HTML report of a result directory"),
-    "compare": ("rsd_policy.evaluation.cli_compare", "compare two results episode by episode"),
-    "collect": ("sim_bridge.collect", "record demonstrations of the scripted expert"),
-    "fit-codec": ("rsd_policy.training.fit_codec", "fit the action codec to demonstrations"),
-    "train": ("rsd_policy.training.cli", "train a policy on demonstrations"),
-    "train-heads": ("rsd_policy.training.heads_cli", "train RFSQ heads for a backbone, OpenVLA's included"),
-    "calibrate": ("rsd_policy.training.calibrate", "choose the gate's threshold from the policy's own rollouts"),
-    "export": ("rsd_policy.checkpoints.export", "copy a checkpoint, verified, with a model card"),
-    "bench": ("benchmarks.inference", "measure the latency of inference per mode"),
-    "doctor": ("rsd_policy.doctor", "say what is installed, what works and what is missing"),
-    "test": ("rsd_policy.selftest", "ruff, mypy and all tests; further arguments go to pytest"),
+    "eval": ("rsd_policy.commands.eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
+    "report": ("rsd_policy.commands.report", "write the HTML report of a result directory"),
+    "compare": ("rsd_policy.commands.compare", "compare two results episode by episode"),
+    "collect": ("rsd_policy.commands.collect", "record demonstrations of the scripted expert"),
+    "fit-codec": ("rsd_policy.commands.fit_codec", "fit the action codec to demonstrations"),
+    "train": ("rsd_policy.commands.train", "train a policy on demonstrations"),
+    "train-heads": ("rsd_policy.commands.train_heads", "train RFSQ heads for a backbone, OpenVLA's included"),
+    "calibrate": ("rsd_policy.commands.calibrate", "choose the gate's threshold from the policy's own rollouts"),
+    "export": ("rsd_policy.commands.export", "copy a checkpoint, verified, with a model card"),
+    "bench": ("rsd_policy.commands.bench", "measure the latency of inference per mode"),
+    "doctor": ("rsd_policy.commands.doctor", "say what is installed, what works and what is missing"),
+    "test": ("rsd_policy.commands.test", "ruff, mypy and all tests; further arguments go to pytest"),
 }
 """Subcommand -> (module with `main(argv) -> exit status`, one line of help). Imported only when called."""
 

@@ -14,6 +14,9 @@ from rsd_policy.errors import ObservationError
 ACTION_DIM = 7
 """Degrees of freedom of an action: dx, dy, dz, droll, dpitch, dyaw, gripper."""
 
+GRIPPER = ACTION_DIM - 1
+"""Index of the gripper in an action: -1 opens, +1 closes."""
+
 PROPRIO_DIM = 8
 """Entries of the proprioceptive state: position (3), axis-angle (3), gripper finger positions (2)."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rsd_policy.errors import ArgumentError
+from rsd_policy.share import shared_path
 
 Mode = Literal["baseline", "speculative", "gated"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -55,7 +56,7 @@ def shared_settings(path: Path | None = None) -> dict[str, Any]:
     """The shared settings as config/eval.yaml gives them to all nodes.
 
     Args:
-        path: of the file; by default the one of the repository.
+        path: of the file; by default the one that comes with the package.
 
     Returns:
         name -> value, for every entry of `SHARED`; checked.
@@ -65,7 +66,7 @@ def shared_settings(path: Path | None = None) -> dict[str, Any]:
     """
     import yaml  # not needed by those who only want the names
 
-    path = path or Path(__file__).resolve().parents[1] / EVAL_CONFIG
+    path = path or shared_path(str(EVAL_CONFIG))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         found: Mapping[str, Any] = content["/**"]["ros__parameters"]

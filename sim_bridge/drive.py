@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.backbones.mini import resize_frame
+from rsd_policy.images import resize_frame
 from sim_bridge.demonstrations import Demonstration, SimulatorTrace
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.libero_env import LiberoEnv

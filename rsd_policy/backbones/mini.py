@@ -18,13 +18,13 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rsd_policy.errors import ObservationError
+from rsd_policy.images import resize_frame
 from rsd_policy.observation import PROPRIO_DIM, Observation
 
 CAMERAS = ("agentview", "wrist")
@@ -365,10 +365,3 @@ class MiniBackbone(nn.Module):
         for reader in self.readers:
             slots = reader(slots, x)
         return slots
-
-
-def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
-    """Area-resize a uint8 [H, W, 3] frame to [size, size, 3]; the demonstrations were stored through this function."""
-    if frame.shape[:2] == (size, size):
-        return frame
-    return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)

@@ -23,7 +23,7 @@ def load_external(
     source: str, device: torch.device, *, norm_key: str | None = None, cameras: Sequence[str] | None = None
 ) -> Policy:
     """An OpenVLA checkpoint as a policy with its own output head; see `load_policy`."""
-    from rsd_policy.backbones.openvla.policy import load_openvla  # needs the tokenizer's package
+    from rsd_policy.backbones.openvla.checkpoint import load_openvla  # needs the tokenizer's package
 
     loaded = load_openvla(source, norm_key=norm_key, device=device, cameras=cameras)
     entry = {

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.errors import CheckpointError
+from rsd_policy.libero import TOLERANCE
+from rsd_policy.share import shared_path
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -33,16 +35,15 @@ REQUIRED = (
 COPY_OF = "copy_of"
 """Entry of the provenance of a copy whose gate promises another alpha by default than the source's: the source."""
 
-DEFAULT_ACCEPTANCE = {"threshold": 0.7, "tolerance": [0.1] * 6}
-"""Least fraction of equal draft tokens (0.7 in the original project), and 5 mm and 0.05 rad per step in units of
-robosuite's OSC_POSE as LIBERO sets it up (1 is 0.05 m and 0.5 rad)."""
+DEFAULT_ACCEPTANCE: dict[str, Any] = {"threshold": 0.7, "tolerance": list(TOLERANCE)}
+"""Least fraction of equal draft tokens (0.7 in the original project), and largest deviation per step, action units."""
 
 EXTERNAL_CONFIG, EXTERNAL_ADAPTER = "config.json", "lora_adapter"
 """What a directory of OpenVLA's layout holds, the one or the other."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-SHIPPED = Path(__file__).parent
+SHIPPED = shared_path("models")
 """Directory of the checkpoints that come with the package; each is a subdirectory named after the policy."""
 
 

@@ -9,12 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsd_policy.codec.rfsq import RFSQCodec
-
-MM_PER_UNIT = 50.0
-"""Translation per control step of an action of 1: robosuite's OSC_POSE as LIBERO sets it up."""
-
-RAD_PER_UNIT = 0.5
-"""Rotation per control step of an action of 1, same source."""
+from rsd_policy.libero import MM_PER_UNIT, RAD_PER_UNIT
 
 
 @dataclass(frozen=True)

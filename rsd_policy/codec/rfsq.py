@@ -31,10 +31,7 @@ import torch
 from torch import Tensor
 
 from rsd_policy.errors import ActionError, CheckpointError
-from rsd_policy.observation import ACTION_DIM
-
-GRIPPER = ACTION_DIM - 1
-"""Index of the gripper in an action."""
+from rsd_policy.observation import ACTION_DIM, GRIPPER
 
 FINEST = 2**23
 """Most cells of a degree of freedom: float32 must tell the centres apart for decoded actions to encode back."""

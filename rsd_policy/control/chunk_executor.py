@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rsd_policy.errors import ActionError, NonFiniteError
-from rsd_policy.observation import ACTION_DIM
-
-GRIPPER = ACTION_DIM - 1
-"""Index of the gripper in an action: -1 open, +1 close."""
+from rsd_policy.observation import ACTION_DIM, GRIPPER
 
 JUMP_BACK_S = 1.0
 """A chunk that is older than the current one by more than this did not come late: time itself went back (a bag that

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.codec.rfsq import GRIPPER
+from rsd_policy.observation import GRIPPER
 
 
 @dataclass(frozen=True)

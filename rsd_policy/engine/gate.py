@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.calibration import Curve
 from rsd_policy.errors import CheckpointError, RSDError
+from rsd_policy.observation import GRIPPER
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Closed-loop evaluation: which episodes, how they are run, where results are kept, and what is said about them."""
+"""Which episodes an evaluation consists of, how they are run and counted, and where they are kept."""

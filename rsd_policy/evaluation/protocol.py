@@ -21,17 +21,11 @@ from rsd_policy.checkpoints.manifest import (
     verify_files,
 )
 from rsd_policy.errors import ArgumentError, CheckpointError
+from rsd_policy.libero import INIT_STATES_PER_TASK, MAX_STEPS, SUITES, TASKS_PER_SUITE
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, LIMIT, MODES, SHARED
-from sim_bridge.libero_env import MAX_STEPS, SUITES
 
 EXPERT = "expert"
 """Name of the scripted expert: it acts from privileged simulation state and has no modes."""
-
-TASKS_PER_SUITE = {suite: 90 if suite == "libero_90" else 10 for suite in SUITES}
-"""LIBERO: four suites of 10 tasks, and libero_90."""
-
-INIT_STATES_PER_TASK = 50
-"""LIBERO ships 50 canonical initial states for each task."""
 
 DEFAULT_SUITE = "libero_spatial"
 DEFAULT_TASKS = "0-2"
@@ -70,6 +64,18 @@ def parse_indices(text: str) -> tuple[int, ...]:
             raise ArgumentError(f"no index is that large: '{part.strip()}' in '{text}'")
         indices.update(range(first, last + 1))
     return tuple(sorted(indices))
+
+
+def parse_tasks(text: str, suite: str) -> tuple[int, ...]:
+    """Read a list of tasks of a suite, such as "0-9".
+
+    Raises:
+        ArgumentError: as `parse_indices`, or an index that the suite does not have.
+    """
+    tasks, count = parse_indices(text), TASKS_PER_SUITE[suite]
+    if tasks[-1] >= count:
+        raise ArgumentError(f"{suite} has tasks 0-{count - 1}, got '{text}'")
+    return tasks
 
 
 def format_indices(indices: tuple[int, ...]) -> str:

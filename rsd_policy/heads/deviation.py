@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.errors import CheckpointError
-from rsd_policy.observation import ACTION_DIM
+from rsd_policy.observation import ACTION_DIM, GRIPPER
 
 HALF_MAX = 65504.0
 """Largest float16."""

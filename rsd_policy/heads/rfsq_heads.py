@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsd_policy.codec.rfsq import BINS, GRIPPER
+from rsd_policy.codec.rfsq import BINS
 from rsd_policy.errors import CheckpointError
-from rsd_policy.observation import ACTION_DIM
+from rsd_policy.observation import ACTION_DIM, GRIPPER
 
 COARSE = 3
 """Levels whose digits are chosen together: those of the draft, so that draft and main head choose alike."""

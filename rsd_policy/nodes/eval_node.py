@@ -18,11 +18,12 @@ from rclpy.node import Node
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
-from rsd_policy.evaluation.report import write_outputs
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
-from rsd_policy.evaluation.tables import print_summary
+from rsd_policy.reports.tables import print_summary
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
 from rsd_policy.faults import debugging, report
+from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
+from rsd_policy.libero import SUITES
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
@@ -34,8 +35,9 @@ from rsd_policy.nodes.parameters import (
     declare_text,
 )
 from rsd_policy.nodes.runtime import die_with_supervisor
+from rsd_policy.reports.report import write_outputs
+from rsd_policy.reports.tables import print_summary
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
-from sim_bridge.libero_env import SUITES
 
 LOAD_TIMEOUT_S = 900.0
 """Configuring loads and warms up a policy; one of 7B parameters from a slow disk takes minutes."""

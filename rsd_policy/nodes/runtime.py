@@ -12,7 +12,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from rsd_policy.supervisor import SUPERVISOR_PID
+from rsd_policy.graph.supervisor import SUPERVISOR_PID
 
 _PR_SET_PDEATHSIG = 1
 

@@ -1,1 +1,1 @@
-"""Training of `mini`: demonstrations, augmentation, the training loop, validation and gate calibration."""
+"""Training: of `mini`, of heads on a frozen backbone, of the gate, and what these share."""

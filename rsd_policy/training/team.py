@@ -2,7 +2,7 @@
 
 Started by torch's own launcher, which names each process's part in environment variables:
 
-    .venv/bin/torchrun --standalone --nproc-per-node 2 -m rsd_policy.training.cli --data DIR --out DIR
+    .venv/bin/torchrun --standalone --nproc-per-node 2 -m rsd_policy.commands.train --data DIR --out DIR
 
 Each process reads its own part of the demonstrations and draws its own share of every batch from it; gradients are
 averaged before each step, so all hold the same weights.

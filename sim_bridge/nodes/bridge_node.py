@@ -21,13 +21,12 @@ from rclpy.node import Node
 from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.srv import ResetEpisode
 
-from rsd_policy.control.chunk_executor import GRIPPER
 from rsd_policy.errors import ActionError, RSDError, SimulationError
 from rsd_policy.nodes.diagnostics import ERROR, OK, WARN, Diagnostics
 from rsd_policy.nodes.messages import to_stamp
 from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_setting
 from rsd_policy.nodes.runtime import COMMANDS, run_node
-from rsd_policy.observation import ACTION_DIM
+from rsd_policy.observation import ACTION_DIM, GRIPPER
 from rsd_policy.settings import CLOCKS, IMAGE_SIZE
 from sim_bridge.libero_assets import load_init_states, task_spec
 from sim_bridge.libero_env import LiberoEnv

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsd_policy.backbones.mini import MAX_WORDS, WordTokenizer, resize_frame
+from rsd_policy.backbones.mini import MAX_WORDS, WordTokenizer
 from rsd_policy.errors import ObservationError
+from rsd_policy.images import resize_frame
 from rsd_policy.observation import Observation
 from tests.policies import WORDS, random_observation, small_policy
 

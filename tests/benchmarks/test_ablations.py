@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablation_tables, ablations
-from benchmarks.ablation_tables import Ablations, cells, plot_all, rows
-from benchmarks.ablation_variants import VARIANTS, WORDING_SEED, Drivers, order, variant
-from benchmarks.ablation_workers import Outcome, Spec, _blocks, run
+from benchmarks.ablations import __main__ as ablations
+from benchmarks.ablations import tables as ablation_tables
+from benchmarks.ablations.pool import Outcome, Spec, _blocks, run
+from benchmarks.ablations.tables import Ablations, cells, plot_all, rows
+from benchmarks.ablations.variants import VARIANTS, WORDING_SEED, Drivers, order, variant
 from rsd_policy import ActionChunk, Policy, RSDInferenceEngine
 from rsd_policy.engine.gate import Gate
 from rsd_policy.errors import ArgumentError, CheckpointError, EpisodeError, RSDError
-from rsd_policy.training.paraphrase import wordings
+from rsd_policy.training.mini.paraphrase import wordings
 from sim_bridge.libero_assets import task_spec
 from tests.policies import calibrated_gate, random_observation, small_policy
 

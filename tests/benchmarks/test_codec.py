@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import codec_coder, codec_peers
-from benchmarks.codec import PEERS, compare, judge, main
-from benchmarks.codec_coder import ContextCoder, Symbols, coded_bits, regression
-from benchmarks.codec_dct_levels import DCTLevels
-from benchmarks.codec_peers import Halves, Point, rfsq, uniform
-from benchmarks.codec_prediction import main as predict
-from benchmarks.codec_residual_fsq import LEVELS, residual_fsq
-from benchmarks.codec_sample import load_sample
-from benchmarks.codec_sample import main as make_sample
+from benchmarks.codec import coder as codec_coder
+from benchmarks.codec import peers as codec_peers
+from benchmarks.codec.__main__ import PEERS, compare, judge, main
+from benchmarks.codec.coder import ContextCoder, Symbols, coded_bits, regression
+from benchmarks.codec.dct_levels import DCTLevels
+from benchmarks.codec.peers import Halves, Point, rfsq, uniform
+from benchmarks.codec.prediction import main as predict
+from benchmarks.codec.residual_fsq import LEVELS, residual_fsq
+from benchmarks.codec.sample import load_sample
+from benchmarks.codec.sample import main as make_sample
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import ChunkError
 from rsd_policy.codec.rfsq import BINS

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import exit_layer
-from benchmarks.exit_layer import candidate, fit, judge
+from benchmarks.ablations import exit_layer
+from benchmarks.ablations.exit_layer import candidate, fit, judge
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.errors import ArgumentError
-from rsd_policy.training.dataset import to_frames
-from rsd_policy.training.trainer import TrainConfig
+from rsd_policy.training.mini.dataset import to_frames
+from rsd_policy.training.mini.trainer import TrainConfig
 from sim_bridge.demonstrations import write_demonstration
 from tests.policies import small_policy
 from tests.training.test_training import episode, trace

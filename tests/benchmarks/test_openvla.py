@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import openvla
+from benchmarks.openvla import __main__ as openvla
 
 
 def test_tiny_run_measures_every_mode_and_finds_the_final_chunk_unchanged(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import training
+from benchmarks.latency import training
 
 
 def test_a_short_training_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

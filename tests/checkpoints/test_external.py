@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from rsd_policy import Observation, RSDInferenceEngine, load_policy
+from rsd_policy.commands import train_heads as heads_cli
 from rsd_policy.errors import CheckpointError, ObservationError, RSDError, SetupError
-from rsd_policy.training import heads_cli
 from tests.backbones.openvla.random_checkpoint import NORM_KEY, config_json, norm_stats, write_checkpoint
 from tests.policies import random_observation
 from tests.training.test_heads import collected

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rsd_policy.codec import RFSQCodec
-from rsd_policy.codec.rfsq import BINS, GRIPPER, HEADROOM
+from rsd_policy.codec.rfsq import BINS, HEADROOM
 from rsd_policy.errors import ActionError, CheckpointError
+from rsd_policy.observation import GRIPPER
 
 TERNARY, MIXED = (3,) * 8, (5, 7, 3)
 

@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.codec_sample import load_sample
+from benchmarks.codec.sample import load_sample
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.codec.measure import chunk_error, errors_per_level
-from rsd_policy.codec.rfsq import BINS, FINEST, GRIPPER
-from rsd_policy.training.fit_codec_data import valid_chunks
+from rsd_policy.codec.rfsq import BINS, FINEST
+from rsd_policy.observation import GRIPPER
+from rsd_policy.training.codec_data import valid_chunks
 
 UNIFORM = [(count,) * levels for count in (3, 5, 7, 9) for levels in (1, 2, 3, 4, 8) if count**levels <= FINEST]
 MIXED = [BINS, (5, 7, 3), (3, 5, 7, 9), (27, 3, 3), (3, 9), (3, 3, 3, 11, 3)]

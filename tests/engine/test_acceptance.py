@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.acceptance import Acceptance, compare, steps_within
+from rsd_policy.observation import GRIPPER
 
 RULE = Acceptance(threshold=0.7, tolerance=np.full(6, 0.1, dtype=np.float32))
 

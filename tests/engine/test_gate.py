@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsd_policy.codec.rfsq import GRIPPER
 from rsd_policy.engine.gate import Audit, Gate
 from rsd_policy.errors import RSDError
+from rsd_policy.observation import GRIPPER
 
 
 def chunk(gripper: float = 1.0) -> np.ndarray:

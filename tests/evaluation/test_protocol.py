@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rsd_policy.bringup import eval_nodes
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.errors import ArgumentError, CheckpointError
-from rsd_policy.evaluation.drivers import EngineDriver, make_driver
+from rsd_policy.evaluation.in_process.drivers import EngineDriver, make_driver
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig, format_indices, parse_indices
+from rsd_policy.graph.bringup import eval_nodes
 from tests.policies import small_policy
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rsd_policy.bringup import NodeSpec
 from rsd_policy.checkpoints.loading import save_policy
-from rsd_policy.supervisor import end_processes, ros_domain, start_process
+from rsd_policy.graph.bringup import NodeSpec
+from rsd_policy.graph.supervisor import end_processes, ros_domain, start_process
 from tests.policies import small_policy
 from tests.ros.probe import Probe
 

@@ -14,8 +14,8 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
+from rsd_policy.graph.supervisor import GraphProcess
 from rsd_policy.nodes.runtime import COMMANDS
-from rsd_policy.supervisor import GraphProcess
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE

@@ -16,15 +16,15 @@ import psutil
 import pytest
 import yaml
 
-from rsd_policy.bringup import eval_nodes
 from rsd_policy.errors import ArgumentError
-from rsd_policy.evaluation.drivers import EngineDriver, ExpertDriver
-from rsd_policy.evaluation.episode import run_episode
+from rsd_policy.evaluation.in_process.drivers import EngineDriver, ExpertDriver
+from rsd_policy.evaluation.in_process.episode import run_episode
 from rsd_policy.evaluation.protocol import EpisodeSpec
 from rsd_policy.evaluation.recorder import open_run
 from rsd_policy.evaluation.results import ERROR, SUCCESS
 from rsd_policy.evaluation.store import DATABASE, ResultStore
-from rsd_policy.supervisor import ros_domain, run_graph
+from rsd_policy.graph.bringup import eval_nodes
+from rsd_policy.graph.supervisor import ros_domain, run_graph
 from sim_bridge.libero_env import LiberoEnv
 
 SUITE = "libero_object"  # quick for the expert

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from rsd_policy.bringup import eval_nodes
 from rsd_policy.evaluation.results import ERROR
 from rsd_policy.evaluation.store import ResultStore
 from rsd_policy.exit_status import NOT_RUN
-from rsd_policy.supervisor import run_graph
+from rsd_policy.graph.bringup import eval_nodes
+from rsd_policy.graph.supervisor import run_graph
 
 
 @pytest.mark.parametrize("clock", ["lockstep", "realtime"])

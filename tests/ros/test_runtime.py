@@ -8,8 +8,8 @@ import pytest
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from rsd_policy.graph.supervisor import ros_domain
 from rsd_policy.nodes.runtime import run_node
-from rsd_policy.supervisor import ros_domain
 
 
 class Dying(Node):

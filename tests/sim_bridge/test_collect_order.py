@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from sim_bridge.collect import BROKEN_IN_A_ROW, LEAD, Outcome, next_task, run_seeds
+from sim_bridge.collection import BROKEN_IN_A_ROW, LEAD, Outcome, next_task, run_seeds
 
 
 def test_a_collection_ended_early_holds_every_task_though_workers_are_fewer() -> None:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sim_bridge.collect import main
+from rsd_policy.commands.collect import main
 from sim_bridge.demonstrations import read_demonstrations
 from sim_bridge.drive import BURST_STEPS, NoiseBursts
 from sim_bridge.libero_assets import load_init_states, task_spec

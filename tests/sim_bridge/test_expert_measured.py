@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim_bridge.collect import main
+from rsd_policy.commands.collect import main
 from sim_bridge.expert.measured import FIRST_SEED, Measured, measure, read_table, write_result
 
 

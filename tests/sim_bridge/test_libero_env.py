@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from rsd_policy.errors import ActionError, NonFiniteError, SimulationError
+from rsd_policy.libero import SUITES
 from sim_bridge.demonstrations_libero import frame_lag
-from sim_bridge.libero_assets import SUITES, num_tasks, task_spec
+from sim_bridge.libero_assets import num_tasks, task_spec
 from sim_bridge.libero_env import LiberoEnv
 
 MOVE = np.array([0.3, -0.2, -0.4, 0.0, 0.1, 0.0, -1.0])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rsd_policy.libero import WAIT_STEPS
 from sim_bridge.libero_assets import import_libero, load_init_states, task_spec
-from sim_bridge.libero_env import ARM_START_STD, CAMERAS, ROBOT_SENSORS, WAIT_ACTION, WAIT_STEPS, LiberoEnv
+from sim_bridge.libero_env import ARM_START_STD, CAMERAS, ROBOT_SENSORS, WAIT_ACTION, LiberoEnv
 
 # the bowl starts in an open drawer: fixtures, drawer samplers and contacts are all at work
 SUITE, TASK = "libero_spatial", 4

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from rsd_policy import Observation, RSDInferenceEngine, load_policy
 from rsd_policy.checkpoints.loading import Policy, save_policy
+from rsd_policy.commands import train_heads as heads_cli
 from rsd_policy.errors import CheckpointError, NonFiniteError, RSDError
-from rsd_policy.training import heads_cli
-from rsd_policy.training.heads_extract import HiddenStates, Source, extract_episode
-from rsd_policy.training.heads_fit import HeadConfig, HeadProgress, fit_heads
+from rsd_policy.training.heads.extract import HiddenStates, Source, extract_episode
+from rsd_policy.training.heads.fit import HeadConfig, HeadProgress, fit_heads
 from sim_bridge.demonstrations import Demonstration, SimulatorTrace, write_demonstration
 from tests.policies import small_policy
 

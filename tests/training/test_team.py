@@ -11,8 +11,8 @@ import torch
 from torch import multiprocessing
 
 from rsd_policy.errors import RSDError
+from rsd_policy.training.mini.trainer import TrainConfig, train
 from rsd_policy.training.team import Team
-from rsd_policy.training.trainer import TrainConfig, train
 from tests.policies import small_policy
 from tests.training.test_training import CPU, constant_frames
 

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from rsd_policy.backbones.mini import WordTokenizer, resize_frame
 from rsd_policy.errors import RSDError
-from rsd_policy.training.augment import augment_images
-from rsd_policy.training.dataset import Demonstrations, held_out_rows, load_demonstrations, to_frames
-from rsd_policy.training.log import TrainingLog
-from rsd_policy.training.paraphrase import wordings
-from rsd_policy.training.trainer import Progress, TrainConfig, Validation, distillation_loss, train
-from rsd_policy.training.validate import accuracy, predict
+from rsd_policy.training.mini.augment import augment_images
+from rsd_policy.training.mini.dataset import Demonstrations, held_out_rows, load_demonstrations, to_frames
+from rsd_policy.training.mini.log import TrainingLog
+from rsd_policy.training.mini.paraphrase import wordings
+from rsd_policy.training.mini.trainer import Progress, TrainConfig, Validation, distillation_loss, train
+from rsd_policy.training.mini.validate import accuracy, predict
 from sim_bridge.demonstrations import Demonstration, SimulatorTrace, read_demonstrations, write_demonstration
 from tests.policies import WORDS, small_policy
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rsd_policy.backbones.base import Backbone
+from rsd_policy.backbones.openvla.checkpoint import OpenVLAPolicy, load_openvla
 from rsd_policy.backbones.openvla.llama import LlamaStack, Rope
-from rsd_policy.backbones.openvla.policy import OpenVLAPolicy, load_openvla
 from rsd_policy.backbones.openvla.reference import L1Policy, TokenPolicy
 from rsd_policy.backbones.openvla.tokenizer import MAX_PROMPT_TOKENS
 from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, ObservationError

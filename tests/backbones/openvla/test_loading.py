@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rsd_policy.backbones.openvla.backbone import Layout, OpenVLABackbone
+from rsd_policy.backbones.openvla.checkpoint import load_openvla
 from rsd_policy.backbones.openvla.config import LlamaConfig, OpenVLAConfig
 from rsd_policy.backbones.openvla.files import resolve_directory
 from rsd_policy.backbones.openvla.heads import L1ActionHead, ProprioProjector
 from rsd_policy.backbones.openvla.loading import LM_HEAD, allocate, file_tensors
-from rsd_policy.backbones.openvla.policy import load_openvla
 from rsd_policy.backbones.openvla.preprocessing import ImagePreprocessing
 from rsd_policy.backbones.openvla.reference import L1Policy, TokenPolicy
 from rsd_policy.backbones.openvla.tokenizer import PromptTokenizer

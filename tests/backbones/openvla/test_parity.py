@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsd_policy.backbones.openvla.backbone import OpenVLAInputs
-from rsd_policy.backbones.openvla.policy import OpenVLAPolicy, load_openvla
+from rsd_policy.backbones.openvla.checkpoint import OpenVLAPolicy, load_openvla
 from rsd_policy.backbones.openvla.reference import TokenPolicy
 from tests.backbones.openvla.random_checkpoint import FIXTURES
 from tests.backbones.openvla.synthetic import noise

@@ -1,0 +1,1 @@
+"""What each part of the policy is worth in closed loop."""

@@ -1,0 +1,1 @@
+"""Speed of a policy of OpenVLA-OFT's shape with random weights."""

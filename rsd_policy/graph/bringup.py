@@ -1,0 +1,139 @@
+"""The node graphs, described once: `rsd` and the launch files both start them from here. Needs no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT
+from rsd_policy.libero import SUITES
+from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES
+
+ParameterValue: TypeAlias = "bool | int | float | str | Sequence[str]"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a launch file; its value is text, as launch passes it.
+
+    Attributes:
+        choices: allowed values; empty when there is no list of them.
+    """
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process of a graph.
+
+    Attributes:
+        package: ROS package.
+        executable: name of the installed executable, for launch files.
+        module: Python module with the same `main`, for `rsd`, which needs no installed package.
+        name: node name.
+        parameters: name -> value.
+        conducts: the graph's work is done when this process ends, and its exit status is the graph's.
+    """
+
+    package: str
+    executable: str
+    module: str
+    name: str
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    conducts: bool = False
+
+
+EVAL_ARGUMENTS = (
+    Argument("task_suite", DEFAULT_SUITE, "LIBERO suite", SUITES),
+    Argument("tasks", DEFAULT_TASKS, "Tasks of the suite, such as 0-9 or 0,3"),
+    Argument("num_trials", "1", "Canonical initial states 0..N-1 of each task are run (1..50)"),
+    Argument("policy", "mini", f"mini, {EXPERT} (scripted, simulation only), or the directory of a checkpoint"),
+    Argument("mode", DEFAULT_MODE, "Inference mode", MODES),
+    Argument("alpha", "0", "Mode gated: bound on the deviations of skipped chunks; 0: the checkpoint's own"),
+    Argument("norm_key", "", "OpenVLA: whose action statistics to use; empty: the checkpoint has one"),
+    Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says", ("true", "false")),
+    Argument("clock", CLOCKS[0], "lockstep: the simulation waits for the policy; realtime: 20 Hz", CLOCKS),
+    Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),
+    Argument("seed", "0", "Places the fixtures; published evaluations: 0"),
+    Argument("out", "", "Directory of the results; empty: out/eval-<name made from the arguments>"),
+)
+"""Arguments of launch/eval.launch.py, with the meaning of the options of `rsd eval`."""
+
+
+def eval_nodes(
+    *,
+    task_suite: str,
+    tasks: str,
+    num_trials: int,
+    policy: str,
+    mode: str,
+    alpha: float | None = None,
+    norm_key: str | None = None,
+    clock: str,
+    device: str,
+    seed: int,
+    out: str,
+    report: bool,
+) -> list[NodeSpec]:
+    """The evaluation graph: sim_bridge, what drives it, action_executor, eval_node.
+
+    Args:
+        report: eval_node writes the summary and prints the table (`rsd eval` does that itself).
+
+    The other arguments are those of `EVAL_ARGUMENTS`, with their types.
+    """
+    expert = policy == EXPERT
+    realtime = clock == "realtime"
+    options: dict[str, ParameterValue] = {"alpha": alpha or 0.0, "norm_key": norm_key or ""}  # ROS has no None
+    bridge = NodeSpec(
+        "rsd_policy",
+        "sim_bridge",
+        "sim_bridge.nodes.bridge_node",
+        "sim_bridge",
+        {"clock": clock, "render": "never" if expert else "on_demand", "publish_privileged_state": expert},
+    )
+    if expert:
+        driver = NodeSpec("rsd_policy", "expert_node", "sim_bridge.nodes.expert_node", "expert")
+    else:
+        driver = NodeSpec(
+            "rsd_policy",
+            "policy_node",
+            "rsd_policy.nodes.policy_node",
+            "policy_node",
+            {"policy": policy, "mode": mode, **options, "device": device, "clock": clock, "use_sim_time": realtime},
+        )
+    executor = NodeSpec(
+        "rsd_policy",
+        "action_executor",
+        "rsd_policy.nodes.action_executor",
+        "action_executor",
+        {"clock": clock, "use_sim_time": realtime},
+    )
+    conductor = NodeSpec(
+        "rsd_policy",
+        "eval_node",
+        "rsd_policy.nodes.eval_node",
+        "eval_node",
+        {
+            "task_suite": task_suite,
+            "tasks": tasks,
+            "num_trials": num_trials,
+            "policy": policy,
+            "mode": mode,
+            **options,
+            "clock": clock,
+            "device": device,
+            "seed": seed,
+            "out": out,
+            "report": report,
+            "policy_node": driver.name,
+            "managed_nodes": [executor.name] if expert else [driver.name, executor.name],
+        },
+        conducts=True,
+    )
+    return [bridge, driver, executor, conductor]

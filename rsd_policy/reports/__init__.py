@@ -1,0 +1,1 @@
+"""What is said about results: figures, comparisons, tables, plots and pages, all from recorded episodes."""

@@ -1,0 +1,1 @@
+"""Training of RFSQ heads on a frozen backbone: hidden states on disk, then both heads."""

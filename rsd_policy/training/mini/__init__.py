@@ -1,0 +1,1 @@
+"""Training of `mini` on demonstrations: frames in memory, augmentation, the loop, validation."""
