@@ -180,7 +180,7 @@ def test_an_arm_that_never_moves_tells_no_convention() -> None:
 
 @pytest.mark.parametrize("name", ["states", "obs/joint_states", "actions", "obs/eye_in_hand_rgb"])
 def test_what_another_projects_file_lacks_is_named_and_no_file_is_to_be_removed(tmp_path: Path, name: str) -> None:
-    """"remove it and collect again" was the advice about files that nobody here had collected."""
+    """ "remove it and collect again" was the advice about files that nobody here had collected."""
     path = tmp_path / "put_the_bowl_on_the_stove_demo.hdf5"
     write_other(path, ACTIONS, lag=0)
     with h5py.File(path, "a") as file:
