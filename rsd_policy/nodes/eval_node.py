@@ -19,10 +19,8 @@ from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
-from rsd_policy.reports.tables import print_summary
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
 from rsd_policy.faults import debugging, report
-from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
 from rsd_policy.libero import SUITES
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results
-from rsd_policy import cli
 from benchmarks import results_page as results
-from rsd_policy.commands import compare as cli_compare
-from rsd_policy.commands import report as cli_report
+from rsd_policy import cli
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import EpisodeResult
 from rsd_policy.evaluation.store import ResultStore

@@ -18,8 +18,6 @@ import pytest
 
 from rsd_policy import cli
 from rsd_policy.errors import EpisodeError
-from rsd_policy.commands import eval as cli_eval
-from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.in_process.pool import run_in_workers
 from rsd_policy.evaluation.in_process.worker import Job
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig

@@ -12,8 +12,6 @@ import pytest
 from rich.console import Console
 
 from rsd_policy import cli
-from rsd_policy.commands import compare as cli_compare
-from rsd_policy.commands import report as cli_report
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import ResultStore

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from rsd_policy.errors import SimulationError
-from sim_bridge.libero_assets import SUITES, load_init_states, num_tasks, task_spec
-from sim_bridge.opengl import egl_order
 from rsd_policy.libero import SUITES
 from sim_bridge.libero_assets import load_init_states, num_tasks, task_spec
+from sim_bridge.opengl import egl_order
 
 ROOT = Path(__file__).parents[2]
 

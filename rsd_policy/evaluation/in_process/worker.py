@@ -18,16 +18,10 @@ from pathlib import Path
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.in_process.drivers import make_driver
 from rsd_policy.evaluation.in_process.episode import run_episode
+from rsd_policy.evaluation.in_process.video import record_video, video_path
 from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
-from rsd_policy.evaluation.in_process.video import record_video, video_path
 from rsd_policy.faults import understood
-from rsd_policy.errors import RSDError
-from rsd_policy.evaluation.in_process.drivers import make_driver
-from rsd_policy.evaluation.in_process.episode import run_episode
-from rsd_policy.evaluation.in_process.video import record_video, video_path
-from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig
-from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from sim_bridge.libero_env import LiberoEnv
 
 
