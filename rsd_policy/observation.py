@@ -104,7 +104,8 @@ class ChunkStats:
             gate, layers_late, head, decode; or reference, the output head that a published checkpoint came with.
         first_action_ms: time from the call until the first usable chunk (provisional or final), ms.
         total_ms: time from the call until the final chunk, ms.
-        token_agreement: per compared level, fraction of equal tokens over the chunk; empty when nothing was compared.
+        token_agreement: per compared level, fraction of equal tokens over the executed steps, of those that carry
+            something (not the gripper's from L1 on); empty when nothing was compared.
         max_deviation: [7], largest |draft - final| per degree of freedom over the chunk, action units; None when
             nothing was compared.
         accepted_steps: how many leading steps of the draft are within tolerance; None when nothing was compared.

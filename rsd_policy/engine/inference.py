@@ -114,8 +114,9 @@ class RSDInferenceEngine:
         if self._reference is None or mode != "baseline":
             graphed = cuda_graphs and self.device.type == "cuda"
             self._stages = Stages.of(policy.backbone, policy.rsd, policy.deviation, graphed=graphed)
-        rule = policy.manifest["acceptance"]
-        self.acceptance = Acceptance(float(rule["threshold"]), np.asarray(rule["tolerance"], dtype=np.float32))
+            rule = policy.manifest["acceptance"]
+            tolerance = np.asarray(rule["tolerance"], dtype=np.float32)
+            self.acceptance = Acceptance(float(rule["threshold"]), tolerance, policy.codec.carries.numpy())
         self.gate = self._gate(gate, alpha) if mode == "gated" else None
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()

@@ -26,7 +26,7 @@ class ChunkRecord:
         first_action_ms: from the call to the first usable chunk.
         stage_ms: stage -> ms.
         accepted: None when draft and main head were not compared.
-        token_agreement: per compared level; empty when nothing was compared.
+        token_agreement: per compared level, of the tokens that carry something; empty when nothing was compared.
         max_deviation: per degree of freedom, action units; empty when nothing was compared.
         audit_deviated: None when not audited.
     """

@@ -30,6 +30,7 @@ class Predictions:
         teacher_forced: [8], the main head's accuracy per level given the true digits before, over digits that carry
             something.
         draft_teacher_forced: [3], the same of the draft.
+        carries: bool [8, 7], `RFSQCodec.carries`: which digits carry something.
     """
 
     main_tokens: NDArray[np.int64]
@@ -42,6 +43,7 @@ class Predictions:
     mask: NDArray[np.bool_]
     teacher_forced: NDArray[np.float64]
     draft_teacher_forced: NDArray[np.float64]
+    carries: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,13 @@ def predict_hidden(policy: Policy, batches: Iterable[HiddenBatch]) -> Prediction
     stacked = {k: np.concatenate(v, axis=1 if v[0].ndim == 4 else 0) for k, v in parts.items()}
     draft_levels = len(stacked["draft_tokens"])
     count = steps * carries.sum(dim=1).double().numpy()
-    return Predictions(**stacked, teacher_forced=hits[0] / count, draft_teacher_forced=(hits[1] / count)[:draft_levels])
+    teacher_forced, draft_teacher_forced = hits / count
+    return Predictions(
+        **stacked,
+        teacher_forced=teacher_forced,
+        draft_teacher_forced=draft_teacher_forced[:draft_levels],
+        carries=carries.numpy(),
+    )
 
 
 def accuracy(predictions: Predictions, tolerance: Sequence[float]) -> dict[str, Any]:
@@ -128,7 +136,9 @@ def accuracy(predictions: Predictions, tolerance: Sequence[float]) -> dict[str, 
     valid = p.mask
     deviation = np.abs(p.draft_actions - p.main_actions)
     close = (deviation[..., :GRIPPER] <= np.asarray(tolerance)).all(axis=(1, 2)) & (deviation[..., GRIPPER] == 0).all(1)
-    agree = (p.draft_tokens == p.main_tokens[: len(p.draft_tokens)])[:, valid].mean(axis=(1, 2))
+    levels = len(p.draft_tokens)
+    counts = valid[None, :, :, None] & p.carries[:levels, None, None, :]
+    agree = ((p.draft_tokens == p.main_tokens[:levels]) & counts).sum(axis=(1, 2, 3)) / counts.sum(axis=(1, 2, 3))
     return {
         "frames": len(valid),
         "head_teacher_forced_per_level": _round(p.teacher_forced),
