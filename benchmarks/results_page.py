@@ -39,11 +39,12 @@ HEAD = """# Results
 
 Written by `python -m benchmarks.results_page` from the result directories of `./rsd eval`; every figure is computed
 from their `episodes.sqlite`. Success rates carry Wilson 95 % intervals.
-Differences are from the first run of a table, over the same episodes (same task, initial state and seed; Newcombe's
-method 10): `baseline`, or `speculative`, whose final chunks are the same bit for bit. A speed-up is the mean inference
-time of `baseline` over that of the run, with a bootstrap over episodes. `first action` is the time until the first
-chunk that can be executed, `drafts accepted` is of those compared with the main head, and an audit verifies a skipped
-chunk after the fact."""
+Differences are from the first run of a table, over the same episodes (same task, initial state and seed): `baseline`,
+or `speculative`, whose final chunks are the same bit for bit. Whether rates differ is decided by the exact McNemar test
+(p < 0.05) alone; the interval of a difference (Newcombe's method 10) says how large it may be. A speed-up is the mean
+inference time of `baseline` over that of the run, with a bootstrap over episodes. `first action` is the time until the
+first chunk that can be executed, `drafts accepted` is of those compared with the main head, and an audit verifies a
+skipped chunk after the fact."""
 
 
 def main(argv: list[str]) -> int:

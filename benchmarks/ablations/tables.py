@@ -301,7 +301,7 @@ def section(ablations: Ablations, plots: Path) -> str:
         f"## Ablations, policy {ablations.policy}",
         f"`benchmarks.ablations`, the same canonical initial states for every variant; {'; '.join(machines)}; sha256 "
         f"of the checkpoint's manifest {ablations.policy_sha256[:12]}. Differences from `baseline` are over the "
-        "episodes that both have run (Newcombe's method 10).",
+        "episodes that both have run (Newcombe's method 10; how large they may be, no test).",
         "\n".join(["```", *(f".venv/bin/{command}" for command in ablations.commands), "```"]),
     ]
     for topic in _TOPICS:

@@ -9,23 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the standard normal distribution."""
+SIGNIFICANCE = 0.05
+"""`compare`'s one decision rule: two success rates differ where `mcnemar_exact` is below this."""
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a binomial proportion (Wilson 1927). No trials: (0, 1), nothing is known."""
-    if not 0 <= successes <= trials:
-        raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
-    if trials == 0:
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a binomial proportion (Wilson 1927). No trials: (0, 1), nothing is known.
+
+    Raises:
+        ValueError: scipy's, unless 0 <= successes <= trials.
+    """
+    from scipy.stats import binomtest  # over a second: not at every start
+
+    if successes == trials == 0:
         return 0.0, 1.0
-    p = successes / trials
-    centre = p + z * z / (2 * trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    low = 0.0 if successes == 0 else (centre - half) / scale
-    high = 1.0 if successes == trials else (centre + half) / scale
-    return low, high
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def latency_summary(values_ms: Sequence[float]) -> dict[str, float] | None:
@@ -39,9 +38,10 @@ def latency_summary(values_ms: Sequence[float]) -> dict[str, float] | None:
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Exact two-sided McNemar test: p value of `only_a` against `only_b` discordant pairs under equal rates."""
+    from scipy.stats import binomtest
+
     discordant = only_a + only_b
-    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1)) / 2**discordant
-    return min(1.0, 2 * tail)
+    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
 def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
@@ -49,6 +49,9 @@ def paired_difference_interval(both: int, only_a: int, only_b: int, neither: int
 
     Newcombe (1998), "Improved confidence intervals for the difference between binomial proportions based on paired
     data", method 10: Wilson limits of both rates, joined with their correlation (continuity-corrected when positive).
+
+    It says how large a difference may be. It is approximate, and near 0 it is not the exact test's inversion: whether
+    there is a difference is decided by `mcnemar_exact` alone (of 200 pairs, 5 against 0: 0.3 to 5.7 points, p = 0.06).
     """
     n = both + only_a + only_b + neither
     if n == 0:

@@ -13,6 +13,7 @@ import numpy as np
 from rsd_policy.errors import ArgumentError
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.statistics import (
+    SIGNIFICANCE,
     mcnemar_exact,
     paired_difference_interval,
     paired_ratio,
@@ -30,6 +31,10 @@ _SAME_HARDWARE = ("cpu", "cores", "device", "gpu", "workers")
 
 def compare(a: ResultStore, b: ResultStore) -> dict[str, Any]:
     """Success, latency and actions of run B against run A (the reference), episode by episode.
+
+    `different` is decided by the exact McNemar test at SIGNIFICANCE and by nothing else; `difference_ci95` says how
+    large the difference may be. `speedup_vs_baseline` is of one policy against its own `baseline`; the speed-ups of
+    runs of different policies are mere ratios of their times.
 
     Raises:
         ArgumentError: the runs are of different suites or seeds, or have no finished episode in common.
@@ -50,7 +55,8 @@ def compare(a: ResultStore, b: ResultStore) -> dict[str, Any]:
     if not differing:
         inference = _speedup(pairs, "inference_ms")
         first_action = _speedup(pairs, "first_action_ms")
-    is_baseline = a.config.mode == "baseline" and b.config.mode != "baseline"
+    same_policy = (a.config.policy_sha256, a.config.norm_key) == (b.config.policy_sha256, b.config.norm_key)
+    is_baseline = same_policy and a.config.mode == "baseline" and b.config.mode != "baseline"
     return {
         "a": _side(a, [x for x, _ in pairs]),
         "b": _side(b, [y for _, y in pairs]),
@@ -110,10 +116,11 @@ def findings(result: dict[str, Any], a: str = "A", b: str = "B") -> list[str]:
     """What the comparison says, in sentences, with names for the runs."""
     lines = [f"{result['common']} common episodes; {result['identical_actions']} of them with identical actions"]
     low, high = result["difference_ci95"]
-    verdict = "no difference shown" if low <= 0 <= high else "different"
+    verdict = "different" if result["different"] else "no difference shown"
     lines.append(
         f"success of {b} minus {a}: {100 * result['difference']:+.1f} points "
-        f"({100 * low:+.1f} .. {100 * high:+.1f}), McNemar p = {result['mcnemar_p']:.3f}: {verdict}"
+        f"({100 * low:+.1f} .. {100 * high:+.1f}); exact McNemar test, which decides at p < {SIGNIFICANCE:g}: "
+        f"p = {result['mcnemar_p']:.3f}, {verdict}"
     )
     for key, name in (("inference_speedup", "inference"), ("first_action_speedup", "first action")):
         ratio = result[key]
@@ -130,6 +137,7 @@ def _success(pairs: Sequence[Pair]) -> dict[str, Any]:
     only_a = sum(x.success and not y.success for x, y in pairs)
     only_b = sum(y.success and not x.success for x, y in pairs)
     neither = len(pairs) - both - only_a - only_b
+    p = mcnemar_exact(only_a, only_b)
     return {
         "common": len(pairs),
         "both": both,
@@ -138,7 +146,8 @@ def _success(pairs: Sequence[Pair]) -> dict[str, Any]:
         "neither": neither,
         "difference": (only_b - only_a) / len(pairs),
         "difference_ci95": list(paired_difference_interval(both, only_a, only_b, neither)),
-        "mcnemar_p": mcnemar_exact(only_a, only_b),
+        "mcnemar_p": p,
+        "different": p < SIGNIFICANCE,
     }
 
 

@@ -75,7 +75,7 @@ def _result(run: Run) -> list[str]:
         low, high = comparison["difference_ci95"]
         difference = f"{100 * comparison['difference']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})"
         ratio = comparison["inference_speedup"]
-        if ratio and run.reference == "baseline":
+        if ratio and comparison["speedup_vs_baseline"] is not None:
             speedup = f"{ratio['value']:.2f} x"
             speedup += f" ({ratio['low']:.2f} .. {ratio['high']:.2f})" if ratio["low"] is not None else ""
     return [

@@ -15,6 +15,7 @@ from rsd_policy import cli
 from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
+from rsd_policy.reports.comparison import compare, findings
 from rsd_policy.reports.report import write_outputs
 from rsd_policy.reports.tables import print_summary
 
@@ -127,6 +128,30 @@ def test_compare_pairs_common_episodes_and_gives_the_speed_up(
     assert "<svg" in (b / "comparison.html").read_text()
     assert cli.main(["compare", str(a), str(b)]) == 0
     assert "7 common episodes" in capsys.readouterr().out
+
+
+def test_the_exact_test_alone_decides_whether_runs_differ(open_run: Open, make_result: Make) -> None:
+    """Of 20 pairs, 5 against 0 (as of 200): Newcombe's interval leaves 0 out, and "different" stood beside p = 0.06."""
+    base = {"suite": "libero_object", "tasks": (0, 1), "num_trials": 10, "ros": False}
+    a, b = EvalConfig(**base, mode="baseline"), EvalConfig(**base, mode="speculative")
+    with open_run(a, "a") as ours, open_run(b, "b") as theirs:
+        for spec in a.episodes():
+            ours.record(make_result(spec, success=spec.task or spec.trial >= 5))
+            theirs.record(make_result(spec))
+        result = compare(ours, theirs)
+    assert (result["only_a"], result["only_b"], result["common"]) == (0, 5, 20)
+    assert result["difference_ci95"][0] > 0 and result["mcnemar_p"] == pytest.approx(2 / 2**5)
+    assert result["different"] is False
+    assert any("no difference shown" in line for line in findings(result))
+
+
+def test_another_policys_baseline_gives_no_speed_up(open_run: Open, make_result: Make) -> None:
+    """Of two policies of different sizes the ratio of times was recorded as what the mode had gained."""
+    a, b = _pair(open_run, make_result, policy_sha256="other")
+    with ResultStore.open_results(a) as ours, ResultStore.open_results(b) as theirs:
+        result = compare(ours, theirs)
+    assert result["speedup_vs_baseline"] is None
+    assert result["inference_speedup"]["value"] == pytest.approx(2.0)
 
 
 def test_incomparable_runs_are_refused(open_run: Open, make_result: Make, capsys: pytest.CaptureFixture[str]) -> None:
