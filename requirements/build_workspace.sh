@@ -11,6 +11,7 @@ export AMENT_PREFIX_PATH=${AMENT_PREFIX_PATH#"$root/ros2_ws/install:"} PYTHONPAT
 export MAKEFLAGS=${MAKEFLAGS:--j$(nproc)}
 cd "$root/ros2_ws"
 # --symlink-install: an installed node runs the sources as they are, edits need no rebuild
-exec "$root/.venv/bin/python" -m colcon build --merge-install --symlink-install --base-paths src \
+"$root/.venv/bin/python" -m colcon build --merge-install --symlink-install --base-paths src \
     --event-handlers console_direct+ \
     --cmake-args "-DPython3_EXECUTABLE=$root/.venv/bin/python" -DBUILD_TESTING=OFF
+"$root/.venv/bin/python" "$root/requirements/quote_interpreter.py" install

@@ -288,6 +288,12 @@ main() {
     done
     # what is said here must not end up in the output of the command that follows
     exec 8>&1 1>&2
+    # LC_ALL=C: bytes, whatever the user's locale makes of them. CMake drops what is not ASCII from the names that ROS's
+    # generators write; make, CMake and shells give a meaning to the rest.
+    local LC_ALL=C
+    [[ ! $root =~ [^A-Za-z0-9\ /._+,@=~-] ]] || die 3 "the path '$root' cannot be built in: expected letters without accents, digits," \
+        "spaces and . _ + , @ = ~ - in it (ROS's message generators do not work elsewhere); move or clone rsd_policy to such a path"
+    unset LC_ALL
     [ "$(uname -m)" = x86_64 ] || die 3 "expected an x86-64 machine, got $(uname -m): there are no ROS and simulation wheels for it"
     trap interrupted INT TERM HUP
     # the lock dies with the processes that hold it, whatever kills them

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -38,7 +39,7 @@ CLEAN = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
 def bash(root: Path, script: str, **environment: str) -> str:
     """Output of a script that has sourced environment.sh."""
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f'root={root}\n. "$root/requirements/environment.sh"\n{script}'],
+        ["bash", "-euo", "pipefail", "-c", f'root="{root}"\n. "$root/requirements/environment.sh"\n{script}'],
         capture_output=True,
         text=True,
         check=True,
@@ -187,6 +188,43 @@ def test_of_the_users_python_path_only_ros_overlays_reach_our_python(checkout: P
     shown = bash(checkout, 'rsd_environment; printf "%s\\n" "$PYTHONPATH" "$PYTHONNOUSERSITE$PYTHONSAFEPATH"', **ros)
     own = f"{checkout}:{checkout}/ros2_ws/install/lib/python3.12/site-packages"
     assert shown.splitlines() == [":".join([own, *kept]), "11"]
+
+
+def test_a_path_that_ros_cannot_be_built_in_is_refused_at_once(checkout: Path) -> None:
+    """An umlaut was an obscure error of CMake after minutes."""
+    for name in ("Roboter\u00e9", "a;b", "it's"):
+        elsewhere = checkout.rename(checkout.with_name(name))
+        done = setup(elsewhere, LC_ALL="C.UTF-8")
+        assert done.returncode == 3
+        assert f"{name}' cannot be built in" in done.stderr
+        assert not (elsewhere / ".venv").exists()
+        elsewhere.rename(checkout)
+
+
+def test_a_path_with_a_space_is_accepted(checkout: Path) -> None:
+    spaced = checkout.rename(checkout.with_name("a b, c+d@e=f~g-1.2_3"))
+    done = setup(spaced, RSD_PYTHON="/nonexistent/python3")
+    assert "RSD_PYTHON=/nonexistent/python3 does not run" in done.stderr
+
+
+def test_an_installed_node_starts_with_an_interpreter_in_a_path_with_a_space(tmp_path: Path) -> None:
+    """`#!"/a b/.venv/bin/python"` cannot be started, and colcon's setup.bash called the interpreter unquoted."""
+    interpreter = tmp_path / "a b" / "python"
+    interpreter.parent.mkdir()
+    interpreter.symlink_to(sys.executable)
+    node, plain = tmp_path / "lib" / "rsd_policy" / "node", tmp_path / "lib" / "rsd_policy" / "plain"
+    node.parent.mkdir(parents=True)
+    node.write_text(f'#!"{interpreter}"\nimport sys\nprint(sys.argv[1:], sys.executable)\n')
+    plain.write_text("#!/usr/bin/env python3\n")
+    local_setup = tmp_path / "local_setup.bash"
+    local_setup.write_text('x="$($_colcon_python_executable "$y/_local_setup_util_sh.py" sh bash)"\n')
+    module = script("quote_interpreter")
+    assert module.repair(tmp_path) == [node, local_setup]
+    node.chmod(0o755)
+    done = subprocess.run([node, "--help", "c d"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"['--help', 'c d'] {interpreter}\n"
+    assert '"$("$_colcon_python_executable" "$y/' in local_setup.read_text()
+    assert module.repair(tmp_path) == []
 
 
 def test_an_installed_jazzy_is_preferred_to_the_wheels(checkout: Path, tmp_path: Path) -> None:
