@@ -16,6 +16,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from rsd_policy.evaluation.protocol import first_trials, format_indices
 from rsd_policy.graph.bringup import EVAL_ARGUMENTS, NodeSpec, eval_nodes
 from rsd_policy.settings import EVAL_CONFIG
 
@@ -41,7 +42,7 @@ def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
     specs = eval_nodes(
         task_suite=values["task_suite"],
         tasks=values["tasks"],
-        num_trials=int(values["num_trials"]),
+        trials=values["trials"] or format_indices(first_trials(int(values["num_trials"]))),
         policy=values["policy"],
         mode=values["mode"] if speculative else "baseline",
         alpha=float(values["alpha"]),

@@ -18,7 +18,7 @@ HARDWARE = {"cpu": "test", "cores": 2, "memory_gib": 1.0, "device": "cpu", "gpu"
 
 @pytest.fixture
 def config() -> EvalConfig:
-    return EvalConfig(suite="libero_object", tasks=(0, 1), num_trials=2, mode="speculative", ros=False)
+    return EvalConfig(suite="libero_object", tasks=(0, 1), trials=(0, 1), mode="speculative", ros=False)
 
 
 @pytest.fixture

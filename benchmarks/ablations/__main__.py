@@ -37,7 +37,7 @@ from benchmarks.ablations.variants import VARIANTS, gate_of, order, variant
 from rsd_policy.checkpoints.manifest import MANIFEST, read_manifest, resolve_checkpoint, sha256, verify_files
 from rsd_policy.errors import ArgumentError, CheckpointError, RSDError
 from rsd_policy.evaluation import provenance
-from rsd_policy.evaluation.protocol import parse_indices
+from rsd_policy.evaluation.protocol import first_trials, parse_indices
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, WRONG_ARGUMENTS
 from rsd_policy.libero import INIT_STATES_PER_TASK, SUITES
 from rsd_policy.reports.summary import write_atomically
@@ -75,7 +75,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--policy", default="mini")
     parser.add_argument("--task-suite", nargs="+", default=["libero_spatial"], choices=SUITES)
     parser.add_argument("--tasks", default="0-9")
-    parser.add_argument("--num-trials", type=int, default=2, help="canonical initial states per task")
+    trials = parser.add_mutually_exclusive_group()
+    trials.add_argument("--trials", default="0-1", help="states of each task, e.g. 20-49 (%(default)s)")
+    trials.add_argument("--num-trials", type=int, help="short for --trials 0-(N-1): the first N states")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--device", default="cpu")
@@ -83,8 +85,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     arguments.variants = sorted({variant(text) for text in arguments.variants}, key=order)
     arguments.tasks = parse_indices(arguments.tasks)
-    if not 1 <= arguments.num_trials <= INIT_STATES_PER_TASK:
-        raise ArgumentError(f"--num-trials: expected 1 to {INIT_STATES_PER_TASK}, got {arguments.num_trials}")
+    count = arguments.num_trials
+    arguments.trials = parse_indices(arguments.trials) if count is None else first_trials(count)
+    if arguments.trials[-1] >= INIT_STATES_PER_TASK:
+        raise ArgumentError(f"--trials: expected states 0-{INIT_STATES_PER_TASK - 1}, got {arguments.trials[-1]}")
     if arguments.workers < 1:
         raise ArgumentError(f"--workers: expected at least 1, got {arguments.workers}")
     return arguments
@@ -139,7 +143,7 @@ def _wanted(arguments: argparse.Namespace, record: dict[str, Any]) -> list[Spec]
         for suite in arguments.task_suite
         for task in arguments.tasks
         for text in available
-        for trial in range(arguments.num_trials)
+        for trial in arguments.trials
     ]
     return [spec for spec in wanted if spec not in finished]
 

@@ -27,7 +27,7 @@ from rsd_policy.errors import RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.in_process.drivers import EngineDriver
 from rsd_policy.evaluation.in_process.episode import run_episode
-from rsd_policy.evaluation.protocol import EpisodeSpec
+from rsd_policy.evaluation.protocol import EpisodeSpec, first_trials, format_indices
 from rsd_policy.evaluation.results import EpisodeResult
 from rsd_policy.exit_status import DONE, NOT_RUN
 from rsd_policy.graph.bringup import eval_nodes
@@ -66,7 +66,7 @@ def measure(policy: str, mode: str, task: int, rounds: int) -> dict[str, Any]:
     specs = eval_nodes(
         task_suite=SUITE,
         tasks=str(task),
-        num_trials=rounds,
+        trials=format_indices(first_trials(rounds)),
         policy=policy,
         mode=mode,
         clock="lockstep",

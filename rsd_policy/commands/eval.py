@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_policy.errors import ArgumentError, EpisodeError, SetupError
-from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT, EvalConfig, parse_indices
+from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT, EvalConfig, first_trials, parse_indices
 from rsd_policy.exit_status import DONE, NOT_RUN, NOT_SET_UP, WRONG_ARGUMENTS
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, shared_settings
 
@@ -38,9 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--task-suite", default=DEFAULT_SUITE, metavar="SUITE", help="LIBERO suite (%(default)s)")
     parser.add_argument("--tasks", default=DEFAULT_TASKS, metavar="LIST", help="tasks, e.g. 0-9 or 0,3 (%(default)s)")
-    parser.add_argument(
-        "--num-trials", type=int, default=1, metavar="N", help="canonical initial states 0..N-1 of each task (1)"
+    trials = parser.add_mutually_exclusive_group()
+    trials.add_argument(
+        "--trials", default="0", metavar="LIST", help="canonical initial states of each task, e.g. 20-49 (%(default)s)"
     )
+    trials.add_argument("--num-trials", type=int, metavar="N", help="short for --trials 0-(N-1): the first N states")
     parser.add_argument("--mode", default=DEFAULT_MODE, metavar="MODE", help=f"{', '.join(MODES)} (%(default)s)")
     parser.add_argument(
         "--policy", default="mini", metavar="POLICY", help=f"mini, {EXPERT}, or a checkpoint directory (%(default)s)"
@@ -60,10 +62,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(arguments: argparse.Namespace) -> EvalConfig:
+    count = arguments.num_trials
     config = EvalConfig(
         suite=arguments.task_suite,
         tasks=parse_indices(arguments.tasks),
-        num_trials=arguments.num_trials,
+        trials=parse_indices(arguments.trials) if count is None else first_trials(count),
         policy=arguments.policy,
         mode=arguments.mode,
         alpha=arguments.alpha,

@@ -78,6 +78,19 @@ def parse_tasks(text: str, suite: str) -> tuple[int, ...]:
     return tasks
 
 
+def first_trials(count: int) -> tuple[int, ...]:
+    """Canonical initial states 0 .. count - 1: what `--num-trials count` is short for.
+
+    Raises:
+        ArgumentError: not 1 to 50 of them.
+    """
+    if not 1 <= count <= INIT_STATES_PER_TASK:
+        raise ArgumentError(
+            f"number of trials: expected 1 to {INIT_STATES_PER_TASK} (canonical initial states of a task), got {count}"
+        )
+    return tuple(range(count))
+
+
 def format_indices(indices: tuple[int, ...]) -> str:
     """The inverse of `parse_indices`: (0, 1, 2, 5) -> "0-2,5"."""
     parts: list[list[int]] = []
@@ -96,7 +109,7 @@ class EvalConfig:
     Attributes:
         suite: one of `SUITES`.
         tasks: task indices within the suite.
-        num_trials: canonical initial states 0..num_trials-1 of each task are run.
+        trials: which canonical initial states of each task are run.
         policy: "mini", "expert", or the directory of a checkpoint.
         policy_sha256: digest of the checkpoint's manifest; None for the expert.
         mode: inference mode; None for the expert.
@@ -115,7 +128,7 @@ class EvalConfig:
 
     suite: str = DEFAULT_SUITE
     tasks: tuple[int, ...] = (0, 1, 2)
-    num_trials: int = 1
+    trials: tuple[int, ...] = (0,)
     policy: str = "mini"
     policy_sha256: str | None = None
     mode: str | None = DEFAULT_MODE
@@ -136,10 +149,11 @@ class EvalConfig:
         wrong = [task for task in self.tasks if not 0 <= task < count]
         if wrong or not self.tasks:
             raise ArgumentError(f"{self.suite} has tasks 0-{count - 1}; got {format_indices(tuple(wrong)) or 'none'}")
-        if not 1 <= self.num_trials <= INIT_STATES_PER_TASK:
+        wrong = [trial for trial in self.trials if not 0 <= trial < INIT_STATES_PER_TASK]
+        if wrong or not self.trials:
             raise ArgumentError(
-                f"number of trials: expected 1 to {INIT_STATES_PER_TASK} (canonical initial states of a task), "
-                f"got {self.num_trials}"
+                f"a task has canonical initial states 0-{INIT_STATES_PER_TASK - 1}; "
+                f"got {format_indices(tuple(wrong)) or 'none'}"
             )
         if self.clock not in CLOCKS:
             raise ArgumentError(f"unknown clock '{self.clock}': expected one of {', '.join(CLOCKS)}")
@@ -243,9 +257,11 @@ class EvalConfig:
 
     def episodes(self) -> list[EpisodeSpec]:
         """All episodes, task by task (an environment is created once per task)."""
-        return [
-            EpisodeSpec(self.suite, task, trial, self.seed) for task in self.tasks for trial in range(self.num_trials)
-        ]
+        return [EpisodeSpec(self.suite, task, trial, self.seed) for task in self.tasks for trial in self.trials]
+
+    @property
+    def _first_trials(self) -> bool:
+        return self.trials == tuple(range(len(self.trials)))
 
     def name(self) -> str:
         """A name for the result directory: equal configs (checkpoint content aside) have equal names."""
@@ -253,7 +269,10 @@ class EvalConfig:
         parts = [self.suite, policy] + ([self.mode] if self.mode else [])
         parts += [f"alpha{self.alpha:g}"] if self.alpha is not None else []
         parts += [re.sub(r"[^A-Za-z0-9.]+", "-", self.norm_key)] if self.norm_key else []
-        parts += [f"t{format_indices(self.tasks).replace(',', '+')}", f"x{self.num_trials}"]
+        parts += [
+            f"t{format_indices(self.tasks).replace(',', '+')}",
+            f"x{len(self.trials)}" if self._first_trials else f"i{format_indices(self.trials).replace(',', '+')}",
+        ]
         if not self.ros:
             parts.append("no-ros")
         if self.clock != "lockstep":
@@ -271,7 +290,11 @@ class EvalConfig:
         """
         policy = Path(self.policy).name if Path(self.policy).is_absolute() else self.policy
         parts = ["./rsd eval --task-suite", self.suite, "--tasks", format_indices(self.tasks)]
-        parts += ["--num-trials", str(self.num_trials), "--policy", policy]
+        if self._first_trials:
+            parts += ["--num-trials", str(len(self.trials))]
+        else:
+            parts += ["--trials", format_indices(self.trials)]
+        parts += ["--policy", policy]
         if self.mode:
             parts += ["--mode", self.mode]
         if self.alpha is not None:
@@ -290,11 +313,15 @@ class EvalConfig:
         return " ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"tasks": list(self.tasks)}
+        return asdict(self) | {"tasks": list(self.tasks), "trials": list(self.trials)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EvalConfig:
-        return cls(**{**fields, "tasks": tuple(fields["tasks"])})
+        """The inverse of `to_json`; runs of version 0.1 hold the number of trials only."""
+        values = dict(fields)
+        if (count := values.pop("num_trials", None)) is not None:
+            values["trials"] = range(count)
+        return cls(**values | {"tasks": tuple(values["tasks"]), "trials": tuple(values["trials"])})
 
     def differences(self, other: EvalConfig) -> list[str]:
         """Fields in which two configs differ, as "field: this, other" lines."""

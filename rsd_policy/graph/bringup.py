@@ -51,7 +51,8 @@ class NodeSpec:
 EVAL_ARGUMENTS = (
     Argument("task_suite", DEFAULT_SUITE, "LIBERO suite", SUITES),
     Argument("tasks", DEFAULT_TASKS, "Tasks of the suite, such as 0-9 or 0,3"),
-    Argument("num_trials", "1", "Canonical initial states 0..N-1 of each task are run (1..50)"),
+    Argument("num_trials", "1", "N: canonical initial states 0..N-1 of each task are run (1..50)"),
+    Argument("trials", "", "Canonical initial states to run in their place, such as 20-49 or 0,3; empty: num_trials"),
     Argument("policy", "mini", f"mini, {EXPERT} (scripted, simulation only), or the directory of a checkpoint"),
     Argument("mode", DEFAULT_MODE, "Inference mode", MODES),
     Argument("alpha", "0", "Mode gated: bound on the deviations of skipped chunks; 0: the checkpoint's own"),
@@ -69,7 +70,7 @@ def eval_nodes(
     *,
     task_suite: str,
     tasks: str,
-    num_trials: int,
+    trials: str,
     policy: str,
     mode: str,
     alpha: float | None = None,
@@ -122,7 +123,7 @@ def eval_nodes(
         {
             "task_suite": task_suite,
             "tasks": tasks,
-            "num_trials": num_trials,
+            "trials": trials,
             "policy": policy,
             "mode": mode,
             **options,

@@ -64,7 +64,7 @@ def run_eval(config: EvalConfig, out: Path) -> int:
     specs = eval_nodes(
         task_suite=config.suite,
         tasks=format_indices(config.tasks),
-        num_trials=config.num_trials,
+        trials=format_indices(config.trials),
         policy=config.policy,
         mode=config.mode or DEFAULT_MODE,
         alpha=config.alpha,

@@ -48,7 +48,7 @@ class EvalNode(Node):
         super().__init__("eval_node")
         self.suite = declare_choice(self, "task_suite", SUITES, "LIBERO suite")
         self.tasks = declare_text(self, "tasks", "0-2", "Tasks, such as 0-9 or 0,3")
-        self.num_trials = declare_int(self, "num_trials", 1, 1, 50, "Canonical initial states 0..N-1 of each task")
+        self.trials = declare_text(self, "trials", "0", "Canonical initial states of each task, such as 20-49 or 0,3")
         self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")
         self.mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
         self.alpha, self.norm_key = declare_policy_options(self)
@@ -80,7 +80,7 @@ class EvalNode(Node):
         config = EvalConfig(
             suite=self.suite,
             tasks=parse_indices(self.tasks),
-            num_trials=self.num_trials,
+            trials=parse_indices(self.trials),
             policy=self.policy,
             mode=self.mode,
             alpha=self.alpha,

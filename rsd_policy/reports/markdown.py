@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rsd_policy.evaluation.protocol import format_indices
 from rsd_policy.reports.runs import Run
 from rsd_policy.reports.tables import percent
 from rsd_policy.settings import SHARED
@@ -60,7 +61,7 @@ def setting(run: Run) -> str:
     others += [f"norm key {config.norm_key}"] if config.norm_key else []
     return (
         f"{machine}; policy on {config.device or 'the CPU'}; {transport}, {config.clock}{shared}; "
-        f"canonical initial states 0..{config.num_trials - 1}, seed {config.seed}"
+        f"canonical initial states {format_indices(config.trials)}, seed {config.seed}"
         + "".join(f"; {other}" for other in others)
     )
 

@@ -75,7 +75,7 @@ def _setting(summary: dict[str, Any]) -> str:
     hardware = summary["hardware"]
     parts = [
         f"{summary['transport']}, {summary['clock']}",
-        f"{len(summary['tasks'])} tasks x {summary['num_trials']} trials, seed {summary['seed']}",
+        f"{len(summary['tasks'])} tasks x {len(summary['trials'])} trials, seed {summary['seed']}",
         f"{hardware['cpu']}, {hardware['cores']} cores" + (f", {hardware['gpu']}" if hardware["gpu"] else ""),
     ]
     if hardware["workers"] > 1:

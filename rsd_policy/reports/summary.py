@@ -40,7 +40,7 @@ def summarise(
         "transport": "ros" if config.ros else "in-process",
         "seed": config.seed,
         "tasks": list(config.tasks),
-        "num_trials": config.num_trials,
+        "trials": list(config.trials),
         "episodes_planned": len(config.episodes()),
         "complete": len(finished) == len(config.episodes()),
         **_success(finished),

@@ -21,7 +21,7 @@ Open = Callable[..., ResultStore]
 @pytest.fixture
 def runs(make_result: Make, open_run: Open) -> list[Path]:
     """Gated (5 of 8, twice as fast, half skipped), baseline (6 of 8) of one suite, the expert on another."""
-    base = {"tasks": (0, 1), "num_trials": 4, "ros": False}
+    base = {"tasks": (0, 1), "trials": tuple(range(4)), "ros": False}
     directories = []
     for name, mode, failing, ms in (("fast", "gated", (0, 1), 40), ("slow", "baseline", (3,), 80)):
         config = EvalConfig(suite="libero_object", mode=mode, **base)
@@ -78,7 +78,7 @@ def test_the_page_holds_every_figure(runs: list[Path], tmp_path: Path) -> None:
 
 def test_the_page_tells_how_far_drafts_are_off(make_result: Make, open_run: Open, tmp_path: Path) -> None:
     """Of 6 episodes' 3 drafts: one within 5 mm, one off in z by 8 mm, one that turns too far and opens the gripper."""
-    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=6, mode="speculative", ros=False)
+    config = EvalConfig(suite="libero_object", tasks=(0,), trials=tuple(range(6)), mode="speculative", ros=False)
     with open_run(config) as store:
         for spec in config.episodes():
             result = make_result(spec)
@@ -100,7 +100,7 @@ def test_the_page_tells_how_far_drafts_are_off(make_result: Make, open_run: Open
 def test_without_a_baseline_runs_are_compared_with_speculative_and_times_are_not(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:
-    config = EvalConfig(suite="libero_object", mode="speculative", tasks=(0, 1), num_trials=4, ros=False)
+    config = EvalConfig(suite="libero_object", mode="speculative", tasks=(0, 1), trials=tuple(range(4)), ros=False)
     with open_run(config) as store:
         for spec in config.episodes():
             store.record(make_result(spec, success=spec.trial != 3, ms=80))
@@ -115,7 +115,7 @@ def test_without_a_baseline_runs_are_compared_with_speculative_and_times_are_not
 def test_runs_of_other_settings_are_not_compared(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:
-    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=1, mode="speculative", clock="realtime")
+    config = EvalConfig(suite="libero_object", tasks=(0,), trials=(0,), mode="speculative", clock="realtime")
     with open_run(config, "live") as store:
         store.record(make_result(config.episodes()[0]))
     page = tmp_path / "results.md"
@@ -127,7 +127,7 @@ def test_runs_of_other_settings_are_not_compared(
 def test_runs_that_execute_other_steps_are_not_compared(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:
-    config = EvalConfig(suite="libero_object", tasks=(0,), num_trials=1, mode="gated", ros=False, execute_steps=4)
+    config = EvalConfig(suite="libero_object", tasks=(0,), trials=(0,), mode="gated", ros=False, execute_steps=4)
     with open_run(config, "four") as store:
         store.record(make_result(config.episodes()[0]))
     page = tmp_path / "results.md"
@@ -161,7 +161,7 @@ def test_gates_of_several_alphas_are_rows_of_their_own(make_result: Make, open_r
             ("gated-0.05", (2, 5), {"mode": "gated", "alpha": 0.05}),
             ("baseline", (0, 1, 2, 5), {"mode": "baseline"}),
         ):
-            config = EvalConfig(suite=suite, tasks=tasks, num_trials=2, ros=False, **fields)
+            config = EvalConfig(suite=suite, tasks=tasks, trials=(0, 1), ros=False, **fields)
             with open_run(config, f"{suite}-{name}") as store:
                 for spec in config.episodes():
                     store.record(make_result(spec, success=spec.task != 2 or fields["mode"] == "baseline"))

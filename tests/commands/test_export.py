@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> Path:
 
 def record(directory: Path, source: Path, mode: str, successes: int) -> Path:
     config = EvalConfig(
-        suite="libero_goal", tasks=(0,), num_trials=10, policy=str(source), mode=mode, ros=False,
+        suite="libero_goal", tasks=(0,), trials=tuple(range(10)), policy=str(source), mode=mode, ros=False,
         policy_sha256=sha256(source / MANIFEST),
     )  # fmt: skip
     chunk = ChunkRecord(step=0, inference_ms=40.0 if mode == "baseline" else 20.0, first_action_ms=10.0)

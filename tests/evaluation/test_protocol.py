@@ -11,7 +11,7 @@ import pytest
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.errors import ArgumentError, CheckpointError
 from rsd_policy.evaluation.in_process.drivers import EngineDriver, make_driver
-from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig, format_indices, parse_indices
+from rsd_policy.evaluation.protocol import EpisodeSpec, EvalConfig, first_trials, format_indices, parse_indices
 from rsd_policy.graph.bringup import eval_nodes
 from tests.policies import small_policy
 
@@ -32,7 +32,7 @@ def test_malformed_indices_are_refused(text: str) -> None:
 
 
 def test_episodes_go_task_by_task() -> None:
-    config = EvalConfig(suite="libero_goal", tasks=(3, 4), num_trials=2, seed=7)
+    config = EvalConfig(suite="libero_goal", tasks=(3, 4), trials=(0, 1), seed=7)
     assert config.episodes() == [EpisodeSpec("libero_goal", t, i, 7) for t in (3, 4) for i in (0, 1)]
 
 
@@ -43,8 +43,8 @@ def test_episodes_go_task_by_task() -> None:
         ({"tasks": (10,)}, "0-9"),
         ({"suite": "libero_90", "tasks": (90,)}, "0-89"),
         ({"tasks": ()}, "0-9"),
-        ({"num_trials": 0}, "1 to 50"),
-        ({"num_trials": 51}, "1 to 50"),
+        ({"trials": ()}, "0-49; got none"),
+        ({"trials": (20, 50)}, "0-49; got 50"),
         ({"mode": "fast"}, "baseline"),
         ({"clock": "wall"}, "lockstep"),
         ({"clock": "realtime", "ros": False}, "--no-ros"),
@@ -61,6 +61,24 @@ def test_refusals_say_what_is_allowed(fields: dict, expected: str) -> None:
         EvalConfig(**fields)
 
 
+def test_trials_are_a_range_and_num_trials_its_short_form() -> None:
+    """Figures of the first states alone flatter where these have been looked at: the others have to be reachable."""
+    held_out = EvalConfig(suite="libero_goal", tasks=(3,), trials=parse_indices("20-22"))
+    assert held_out.episodes() == [EpisodeSpec("libero_goal", 3, i) for i in (20, 21, 22)]
+    assert "--trials 20-22" in held_out.command()
+    assert "--num-trials 3" in replace(held_out, trials=first_trials(3)).command()
+    for count in (0, 51):
+        with pytest.raises(ArgumentError, match="1 to 50"):
+            first_trials(count)
+
+
+def test_a_run_of_version_0_1_goes_on_with_its_number_of_trials() -> None:
+    config = EvalConfig(trials=(0, 1, 2))
+    old = config.to_json()
+    del old["trials"]
+    assert EvalConfig.from_json(old | {"num_trials": 3}) == config
+
+
 def test_the_expert_has_neither_mode_nor_device() -> None:
     assert EvalConfig(policy="expert", mode="gated", device="cuda") == EvalConfig(
         policy="expert", mode=None, device=None
@@ -68,15 +86,17 @@ def test_the_expert_has_neither_mode_nor_device() -> None:
 
 
 def test_config_survives_json_and_names_differences() -> None:
-    config = EvalConfig(tasks=(1, 2, 5), num_trials=3, policy="mini", policy_sha256="ab")
+    config = EvalConfig(tasks=(1, 2, 5), trials=tuple(range(3)), policy="mini", policy_sha256="ab")
     again = EvalConfig.from_json(json.loads(json.dumps(config.to_json())))
     assert again == config
-    assert config.differences(EvalConfig(tasks=(1, 2, 5), num_trials=4, policy_sha256="ab")) == ["num_trials: 3 / 4"]
+    other = EvalConfig(tasks=(1, 2, 5), trials=(0, 3), policy_sha256="ab")
+    assert config.differences(other) == ["trials: [0, 1, 2] / [0, 3]"]
 
 
 def test_result_names_differ_when_the_arguments_do() -> None:
     variants = [
-        EvalConfig(), EvalConfig(suite="libero_goal"), EvalConfig(tasks=(0, 2)), EvalConfig(num_trials=2),
+        EvalConfig(), EvalConfig(suite="libero_goal"), EvalConfig(tasks=(0, 2)), EvalConfig(trials=(0, 1)),
+        EvalConfig(trials=(20, 21)), EvalConfig(trials=(0, 2)),
         EvalConfig(mode="baseline"), EvalConfig(ros=False), EvalConfig(clock="realtime"), EvalConfig(seed=1),
         EvalConfig(mode="gated"), EvalConfig(mode="gated", alpha=0.1), EvalConfig(mode="gated", alpha=0.2),
         EvalConfig(norm_key="libero_goal_no_noops"), EvalConfig(device="cuda:0"), EvalConfig(policy="expert"),
@@ -119,7 +139,7 @@ def test_a_norm_key_is_for_checkpoints_that_have_several() -> None:
 
 
 def test_every_node_of_the_graph_gets_the_policy_options() -> None:
-    arguments = {"task_suite": "libero_goal", "tasks": "0", "num_trials": 1, "policy": "mini", "mode": "gated"}
+    arguments = {"task_suite": "libero_goal", "tasks": "0", "trials": "0", "policy": "mini", "mode": "gated"}
     arguments |= {"clock": "lockstep", "device": "cpu", "seed": 0, "out": "", "report": False}
     for given, expected in (({}, (0.0, "")), ({"alpha": 0.2, "norm_key": "bridge_orig"}, (0.2, "bridge_orig"))):
         specs = {spec.name: spec.parameters for spec in eval_nodes(**arguments, **given)}

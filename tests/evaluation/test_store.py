@@ -116,7 +116,7 @@ _WRITER = """
     from rsd_policy.evaluation.results import ChunkRecord, EpisodeResult
     from rsd_policy.evaluation.store import ResultStore
 
-    config = EvalConfig(suite="libero_90", tasks=tuple(range(90)), num_trials=50, ros=False)
+    config = EvalConfig(suite="libero_90", tasks=tuple(range(90)), trials=tuple(range(50)), ros=False)
     store = ResultStore.open_run(Path(sys.argv[1]), config, versions={}, hardware={})
     print("writing", flush=True)
     for spec in store.pending():

@@ -102,7 +102,7 @@ def test_report_of_no_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def _pair(open_run: Open, make_result: Make, **b_fields: object) -> tuple[Path, Path]:
-    base = {"suite": "libero_object", "tasks": (0, 1), "num_trials": 4, "ros": False}
+    base = {"suite": "libero_object", "tasks": (0, 1), "trials": tuple(range(4)), "ros": False}
     a, b = EvalConfig(**base, mode="baseline"), EvalConfig(**{**base, "mode": "speculative", **b_fields})
     with open_run(a, "a") as store:
         for spec in a.episodes():
@@ -132,7 +132,7 @@ def test_compare_pairs_common_episodes_and_gives_the_speed_up(
 
 def test_the_exact_test_alone_decides_whether_runs_differ(open_run: Open, make_result: Make) -> None:
     """Of 20 pairs, 5 against 0 (as of 200): Newcombe's interval leaves 0 out, and "different" stood beside p = 0.06."""
-    base = {"suite": "libero_object", "tasks": (0, 1), "num_trials": 10, "ros": False}
+    base = {"suite": "libero_object", "tasks": (0, 1), "trials": tuple(range(10)), "ros": False}
     a, b = EvalConfig(**base, mode="baseline"), EvalConfig(**base, mode="speculative")
     with open_run(a, "a") as ours, open_run(b, "b") as theirs:
         for spec in a.episodes():

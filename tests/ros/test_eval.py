@@ -175,7 +175,7 @@ def test_settings_of_the_file_hold_over_ros_as_in_process_and_are_recorded(tmp_p
     specs = eval_nodes(
         task_suite="libero_spatial",
         tasks="4",
-        num_trials=1,
+        trials="0",
         policy=str(untrained),
         mode="speculative",
         clock="lockstep",
@@ -273,7 +273,7 @@ def test_a_silent_node_is_named_and_its_episode_is_an_error(tmp_path, capfd):
     specs = eval_nodes(
         task_suite=SUITE,
         tasks="0",
-        num_trials=1,
+        trials="0",
         policy="expert",
         mode="baseline",
         clock="lockstep",

@@ -27,7 +27,7 @@ def test_a_hanging_policy_ends_the_run_and_is_named(tmp_path, untrained, capfd, 
     specs = eval_nodes(
         task_suite="libero_object",
         tasks="0,1",
-        num_trials=1,
+        trials="0",
         policy=str(untrained),
         mode="speculative",
         clock=clock,
