@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError, SimulationError
 from rsd_policy.observation import ACTION_DIM
-from sim_bridge.demonstrations_libero import check_complete, frame_lag, moving_rows, task_of
+from sim_bridge.demonstrations_libero import check_complete, check_trainable, frame_lag, moving_rows, task_of
 from sim_bridge.libero_assets import task_spec
 
 SUFFIX = ".hdf5"
@@ -232,6 +232,7 @@ def _read_file(path: Path, data: Any) -> Iterator[Demonstration]:
 def _read_own(attributes: Any, group: Any) -> Demonstration:
     actions, executed = group["expert_actions"][()], group["actions"][()]
     suite, task = str(attributes["suite"]), int(attributes["task"])
+    check_trainable(suite)
     return Demonstration(
         suite=suite,
         task=task,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsd_policy.libero import BASE_SUITE
 from sim_bridge.libero_assets import find_task
 
 STILL = 1e-4
@@ -47,10 +48,23 @@ def task_of(path: Path, attributes: Any) -> tuple[str, int]:
 
     Raises:
         SimulationError: no suite has such a task.
+        ValueError: a perturbed suite has it, whose tasks keep the names of those that they perturb.
     """
     definition = attributes.get("bddl_file_name")
-    name = path.stem.removesuffix(FILE_ENDING) if definition is None else PurePosixPath(str(definition)).stem
-    return find_task(name)
+    if definition is None:
+        return find_task(path.stem.removesuffix(FILE_ENDING))
+    check_trainable(PurePosixPath(str(definition)).parent.name)
+    return find_task(PurePosixPath(str(definition)).stem)
+
+
+def check_trainable(suite: str) -> None:
+    """Whether what shows a task of this suite may be trained on.
+
+    Raises:
+        ValueError: it is one of LIBERO-PRO's.
+    """
+    if suite in BASE_SUITE:
+        raise ValueError(f"expected no task of LIBERO-PRO, which is kept for evaluation; got suite {suite}")
 
 
 def check_complete(episode: Any, images: Iterable[str]) -> None:

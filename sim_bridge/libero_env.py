@@ -79,7 +79,7 @@ class LiberoEnv:
     """One task of a LIBERO suite. Call `reset` before anything else.
 
     Args:
-        suite: one of `SUITES`.
+        suite: one of `EVALUATED_SUITES`.
         task: index within the suite.
         image_size: height and width of both cameras, px; published evaluations use 256.
         render: create a renderer; without it `observe` is not available and everything is faster.

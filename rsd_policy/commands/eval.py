@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The same command resumes an interrupted run. "
         "Exit status: 0 done, 2 wrong arguments, 3 not set up or checkpoint invalid, 4 episodes could not be run.",
     )
-    parser.add_argument("--task-suite", default=DEFAULT_SUITE, metavar="SUITE", help="LIBERO suite (%(default)s)")
+    parser.add_argument("--task-suite", default=DEFAULT_SUITE, metavar="SUITE", help="LIBERO(-PRO) suite (%(default)s)")
     parser.add_argument("--tasks", default=DEFAULT_TASKS, metavar="LIST", help="tasks, e.g. 0-9 or 0,3 (%(default)s)")
     trials = parser.add_mutually_exclusive_group()
     trials.add_argument(

@@ -21,7 +21,7 @@ from rsd_policy.checkpoints.manifest import (
     verify_files,
 )
 from rsd_policy.errors import ArgumentError, CheckpointError
-from rsd_policy.libero import INIT_STATES_PER_TASK, MAX_STEPS, SUITES, TASKS_PER_SUITE
+from rsd_policy.libero import EVALUATED_SUITES, INIT_STATES_PER_TASK, MAX_STEPS, SUITES_IN_WORDS, TASKS_PER_SUITE
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, LIMIT, MODES, SHARED
 
 EXPERT = "expert"
@@ -107,7 +107,7 @@ class EvalConfig:
     """Everything that decides the outcome of an evaluation; two calls with equal configs continue the same run.
 
     Attributes:
-        suite: one of `SUITES`.
+        suite: one of `EVALUATED_SUITES`.
         tasks: task indices within the suite.
         trials: which canonical initial states of each task are run.
         policy: "mini", "expert", or the directory of a checkpoint.
@@ -143,8 +143,8 @@ class EvalConfig:
     image_size: int = int(IMAGE_SIZE.default)
 
     def __post_init__(self) -> None:
-        if self.suite not in SUITES:
-            raise ArgumentError(f"unknown task suite '{self.suite}': expected one of {', '.join(SUITES)}")
+        if self.suite not in EVALUATED_SUITES:
+            raise ArgumentError(f"unknown task suite '{self.suite}': expected one of {SUITES_IN_WORDS}")
         count = TASKS_PER_SUITE[self.suite]
         wrong = [task for task in self.tasks if not 0 <= task < count]
         if wrong or not self.tasks:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT
-from rsd_policy.libero import SUITES
+from rsd_policy.libero import EVALUATED_SUITES
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES
 
 ParameterValue: TypeAlias = "bool | int | float | str | Sequence[str]"
@@ -49,7 +49,7 @@ class NodeSpec:
 
 
 EVAL_ARGUMENTS = (
-    Argument("task_suite", DEFAULT_SUITE, "LIBERO suite", SUITES),
+    Argument("task_suite", DEFAULT_SUITE, "Suite of LIBERO or LIBERO-PRO", EVALUATED_SUITES),
     Argument("tasks", DEFAULT_TASKS, "Tasks of the suite, such as 0-9 or 0,3"),
     Argument("num_trials", "1", "N: canonical initial states 0..N-1 of each task are run (1..50)"),
     Argument("trials", "", "Canonical initial states to run in their place, such as 20-49 or 0,3; empty: num_trials"),

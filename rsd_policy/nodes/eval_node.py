@@ -21,7 +21,7 @@ from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
 from rsd_policy.faults import debugging, report
-from rsd_policy.libero import SUITES
+from rsd_policy.libero import EVALUATED_SUITES
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
@@ -46,7 +46,7 @@ class EvalNode(Node):
 
     def __init__(self) -> None:
         super().__init__("eval_node")
-        self.suite = declare_choice(self, "task_suite", SUITES, "LIBERO suite")
+        self.suite = declare_choice(self, "task_suite", EVALUATED_SUITES, "Suite of LIBERO or LIBERO-PRO")
         self.tasks = declare_text(self, "tasks", "0-2", "Tasks, such as 0-9 or 0,3")
         self.trials = declare_text(self, "trials", "0", "Canonical initial states of each task, such as 20-49 or 0,3")
         self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")

@@ -36,10 +36,18 @@ def test_episodes_go_task_by_task() -> None:
     assert config.episodes() == [EpisodeSpec("libero_goal", t, i, 7) for t in (3, 4) for i in (0, 1)]
 
 
+def test_perturbed_suites_have_the_limits_of_those_that_they_perturb() -> None:
+    steps = [EvalConfig(suite=suite).max_steps for suite in ("libero_spatial_swap", "libero_10_object", "libero_10")]
+    assert steps == [220, 520, 520]
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({"suite": "libero"}, "libero_spatial"),
+        ({"suite": "libero_90_swap"}, "one of the first four with _swap, _object, _task, _lan"),
+        ({"suite": "libero_goal_lan", "tasks": (10,)}, "0-9"),
+        ({"suite": "libero_goal_lan", "num_trials": 51}, "1 to 50"),
         ({"tasks": (10,)}, "0-9"),
         ({"suite": "libero_90", "tasks": (90,)}, "0-89"),
         ({"tasks": ()}, "0-9"),

