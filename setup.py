@@ -11,7 +11,7 @@ TRAIN = ["h5py>=3.8", "scipy>=1.11"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
 # a peer that benchmarks/codec compares with
 BENCH = ["vector-quantize-pytorch>=1.32"]
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13", "pillow>=10", "simplejpeg>=1.9"]
 
 setup(
     name=PACKAGE,
