@@ -17,15 +17,25 @@ class Backbone(Protocol):
         hidden_size: width of the hidden states.
         slots: hidden states per chunk that a head reads: T, or T*7.
         horizon: T, steps of a chunk.
-        static_embed: `embed` launches the same kernels for all inputs of the same shapes and asks the host nothing, so
-            that it can be recorded as a CUDA graph; its inputs are then a dataclass of tensors (or None).
+
+    `prepare`, `embed`, `forward_layers`, `exit_hidden` and `late_hidden` launch the same kernels for all inputs of the
+    same shapes and ask the host nothing while `kernels.enabled()`, so that they can be recorded as a CUDA graph.
     """
 
     num_layers: int
     hidden_size: int
     slots: int
     horizon: int
-    static_embed: bool
+
+    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
+        """What of a batch has to go to the device, as CPU tensors whose shapes tell which recording they fit.
+
+        Raises:
+            ObservationError: as `preprocess`.
+        """
+
+    def prepare(self, staged: dict[str, Tensor]) -> Any:
+        """`stage`'s tensors, on the backbone's device by now -> what `embed` understands."""
 
     def preprocess(self, observations: list[Observation]) -> Any:
         """Model-ready tensors of a batch, on the backbone's device; what only `embed` understands.
@@ -42,6 +52,9 @@ class Backbone(Protocol):
 
         Running 0 .. k and then k .. N gives what 0 .. N gives. A normalisation after the last layer belongs to it.
         """
+
+    def late_hidden(self, x: Tensor, start: int) -> Tensor:
+        """`action_hidden` of layers start .. N-1: [B, slots, hidden_size]. A recorded graph computes no others."""
 
     def action_hidden(self, x: Tensor) -> Tensor:
         """Hidden states of the action slots after any layer: [B, slots, hidden_size]."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy import kernels
 from rsd_policy.errors import ObservationError
 from rsd_policy.images import resize_frame
 from rsd_policy.observation import PROPRIO_DIM, Observation
@@ -177,12 +178,21 @@ class Block(nn.Module):
         _start_at_zero(self.out, self.down)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if kernels.enabled() and mask is None:
+            return self.fused(x)
         batch, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+    def fused(self, x: Tensor, only_last: int | None = None) -> Tensor:
+        """`forward` in fused kernels, of all positions or only of the last ones."""
+        from rsd_policy.kernels.transformer import Affine, Layer, transformer_layer
+
+        qkv, out, up, down = (Affine.of(layer) for layer in (self.qkv, self.out, self.up, self.down))
+        return transformer_layer(x, Layer(self.num_heads, self.norm1, qkv, out, self.norm2, up, down), only_last)
 
 
 class SlotReader(nn.Module):
@@ -202,6 +212,8 @@ class SlotReader(nn.Module):
         _start_at_zero(self.out, self.down)
 
     def forward(self, slots: Tensor, sequence: Tensor) -> Tensor:
+        if kernels.enabled():
+            return self.fused(slots, sequence)
         batch, count, width = slots.shape
         heads = (self.num_heads, width // self.num_heads)
         q = self.q(self.norm_slots(slots)).view(batch, count, *heads).transpose(1, 2)
@@ -210,6 +222,17 @@ class SlotReader(nn.Module):
         attended = functional.scaled_dot_product_attention(q, k, v)
         slots = slots + self.out(attended.transpose(1, 2).reshape(batch, count, width))
         return slots + self.down(functional.gelu(self.up(self.norm2(slots))))
+
+    def fused(self, slots: Tensor, sequence: Tensor) -> Tensor:
+        """`forward` in fused kernels."""
+        from rsd_policy.kernels.transformer import Affine, attention, feed_forward, linear
+
+        batch, count, width = slots.shape
+        heads = (self.num_heads, width // self.num_heads)
+        q = linear(slots, Affine.of(self.q), norm=self.norm_slots).view(batch, count, *heads)
+        kv = linear(sequence, Affine.of(self.kv), norm=self.norm_sequence).view(batch, sequence.shape[1], 2, *heads)
+        slots = linear(attention(q, *kv.unbind(2)), Affine.of(self.out), residual=slots)
+        return feed_forward(slots, self.norm2, Affine.of(self.up), Affine.of(self.down))
 
 
 class TextEncoder(nn.Module):
@@ -268,7 +291,6 @@ class MiniBackbone(nn.Module):
         proprio_std: [8], divides the state.
     """
 
-    static_embed = False  # the text is encoded when it changes
     proprio_mean: Tensor
     proprio_std: Tensor
 
@@ -300,8 +322,8 @@ class MiniBackbone(nn.Module):
         self.readers = nn.ModuleList(SlotReader(config.width, config.num_heads) for _ in range(config.exit_readers))
         self._encoded_text: _EncodedText | None = None
 
-    def preprocess(self, observations: list[Observation]) -> MiniInputs:
-        """Resize images to the model's size, tokenise instructions, stack.
+    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
+        """Images resized to the model's size, states and word ids, on the CPU: MiniInputs' tensors by name.
 
         Raises:
             ObservationError: a camera is missing.
@@ -316,12 +338,20 @@ class MiniBackbone(nn.Module):
             images.append(np.stack([resize_frame(observation.images[n], self.config.image_size) for n in CAMERAS]))
             proprio.append(observation.proprio)
             words.append(self.tokenizer(observation.instruction))
+        return {
+            "images": torch.from_numpy(np.stack(images)),
+            "proprio": torch.from_numpy(np.stack(proprio)),
+            "words": torch.tensor(words, dtype=torch.int64),
+        }
+
+    def prepare(self, staged: dict[str, Tensor]) -> MiniInputs:
+        """`stage`'s tensors on the backbone's device."""
+        return MiniInputs(**staged)
+
+    def preprocess(self, observations: list[Observation]) -> MiniInputs:
+        """`stage` and `prepare` on the backbone's device; errors as `stage`."""
         device = self.position.device
-        return MiniInputs(
-            images=torch.from_numpy(np.stack(images)).to(device),
-            proprio=torch.from_numpy(np.stack(proprio)).to(device),
-            words=torch.tensor(words, dtype=torch.int64).to(device),
-        )
+        return self.prepare({name: tensor.to(device) for name, tensor in self.stage(observations).items()})
 
     def embed(self, inputs: MiniInputs) -> Tensor:
         """Token sequence before the first layer.
@@ -334,13 +364,20 @@ class MiniBackbone(nn.Module):
 
     def embed_pixels(self, pixels: Tensor, proprio: Tensor, words: Tensor) -> Tensor:
         """`embed` from pixels [B, cameras, 3, H, W] already in [-1, 1] (training augments them on the device)."""
-        vision = [self.stems[name](pixels[:, i]) for i, name in enumerate(CAMERAS)]
-        state = self.proprio((proprio - self.proprio_mean) / self.proprio_std)[:, None]
+        agentview, wrist, text, state = kernels.side_by_side(
+            lambda: self.stems["agentview"](pixels[:, 0]),
+            lambda: self.stems["wrist"](pixels[:, 1]),
+            lambda: self._text_tokens(words),
+            lambda: self.proprio((proprio - self.proprio_mean) / self.proprio_std)[:, None],
+        )
         slots = self.slot.expand(len(pixels), -1, -1)
-        return torch.cat([*vision, state, self._text_tokens(words), slots], dim=1) + self.position
+        return torch.cat([agentview, wrist, state, text, slots], dim=1) + self.position
 
     def _text_tokens(self, words: Tensor) -> Tensor:
         """Text features; the last batch's are kept in inference, where an instruction lasts for a whole episode."""
+        # A recorded graph reads the text beside the images, which take longer: it has nothing to keep.
+        if kernels.enabled():
+            return self.text(words)
         weights = [weight.detach() for weight in self.text.parameters()]
         if not torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights):
             return self.text(words)  # training changes the weights; inference tensors do not tell when they change
@@ -354,6 +391,14 @@ class MiniBackbone(nn.Module):
         for layer in self.layers[start:stop]:
             x = layer(x)
         return x
+
+    def late_hidden(self, x: Tensor, start: int) -> Tensor:
+        """The slots after layers start .. N-1: [B, T, width]."""
+        if not kernels.enabled():
+            return self.action_hidden(self.forward_layers(x, start, self.num_layers))
+        last = self.layers[self.num_layers - 1]
+        assert isinstance(last, Block)
+        return last.fused(self.forward_layers(x, start, self.num_layers - 1), only_last=self.slots)
 
     def action_hidden(self, x: Tensor) -> Tensor:
         """Hidden states of the action slots: [B, T, width]."""

@@ -126,7 +126,7 @@ class RFSQCodec:
             raise ActionError(f"codec encode: expected actions [..., {ACTION_DIM}], got {list(actions.shape)}")
         if not bool(torch.isfinite(actions).all()):
             raise ActionError("codec encode: expected finite actions, got NaN or infinity")
-        limit, widths, places, half, bins = self._constants_on(actions.device)
+        limit, widths, places, half, bins = self.constants_on(actions.device)
         outermost = (self.cells[-1] - 1) // 2
         clipped = torch.minimum(torch.maximum(actions.to(torch.float64), -limit), limit)
         number = torch.round(clipped / widths[-1]).to(torch.int64).clamp(-outermost, outermost)
@@ -155,7 +155,7 @@ class RFSQCodec:
             raise ActionError(
                 f"codec decode: expected tokens [1..{self.levels}, ..., {ACTION_DIM}], got {list(tokens.shape)}"
             )
-        limit, widths, places, half, _ = self._constants_on(tokens.device)
+        limit, widths, places, half, _ = self.constants_on(tokens.device)
         each = (used,) + (1,) * (tokens.ndim - 1)
         weights = places[:used] // places[used - 1]
         number = ((tokens - half[:used].view(each)) * weights.view(each)).sum(dim=0)
@@ -167,7 +167,7 @@ class RFSQCodec:
         """Bits of a chunk at a fixed rate, for each prefix of levels: log2(B_l) a digit, one a gripper command."""
         return [horizon * (1.0 + (ACTION_DIM - 1) * math.log2(cells)) for cells in self.cells]
 
-    def _constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
+    def constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
         """limit [7], widths [levels, 7], places, half and bins [levels], copied once: a copy a chunk stalls a GPU."""
         if device not in self._copies:
             constants = self.limit, self.widths, self.places, self.half, torch.tensor(self.bins)

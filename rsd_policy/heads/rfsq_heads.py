@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy import kernels
 from rsd_policy.codec.rfsq import BINS
 from rsd_policy.errors import CheckpointError
 from rsd_policy.observation import ACTION_DIM, GRIPPER
@@ -112,7 +113,7 @@ class RFSQHead(nn.Module):
         x = x.reshape(len(hidden), self.horizon * ACTION_DIM, self.width)
         x = x + self.position
         for layer in self.layers:
-            x = layer(x)
+            x = _fused_layer(x, layer) if kernels.enabled() else layer(x)
         return x
 
     def teacher_forced_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -151,6 +152,8 @@ class RFSQHead(nn.Module):
             their joint distribution's standard deviation in cells of the level.
         """
         context = self.features(hidden)
+        if kernels.enabled():
+            return self._fused_digits(context)
         tokens, margins = self._mean_digits(context) if self.choice == "mean" else ([], [])
         for level in range(len(tokens)):
             context = context + self.digit_embedding[level][tokens[level]]
@@ -213,10 +216,55 @@ class RFSQHead(nn.Module):
             number, spread = number // count, spread / count
         return digits[::-1], sureness[::-1]
 
+    def _fused_digits(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows `features` in `forward`, in fused kernels."""
+        from rsd_policy.kernels import levels
+        from rsd_policy.kernels.transformer import Affine, linear
+
+        def hidden(level: int, context: Tensor) -> Tensor:
+            norm, up = self.level_mlp[level][:2]  # type: ignore[index]
+            return linear(context, Affine.of(up), norm=norm, gelu=True)
+
+        shape = (self.levels, *context.shape[:2])
+        tokens = torch.empty(shape, dtype=torch.int64, device=context.device)
+        margins = torch.empty(shape, dtype=torch.float32, device=context.device)
+        coarse = COARSE if self.choice == "mean" else 0
+        if coarse:
+            logits, given = [], context
+            for level, count in enumerate(self.bins[:COARSE]):
+                logits.append(linear(hidden(level, given), Affine.of(self.level_mlp[level][-1])))  # type: ignore[index]
+                if level + 1 < COARSE:
+                    given = given[..., None, :] + self.digit_embedding[level][:count]
+            context = levels.mean_digits(
+                (logits[0], logits[1], logits[2]), context, self.digit_embedding,
+                tokens[:COARSE], margins[:COARSE], LEAST_SPREAD, follow=self.levels > COARSE,
+            )  # fmt: skip
+        else:
+            context = context.clone()
+        for level in range(coarse, self.levels):
+            out = self.level_mlp[level][-1]  # type: ignore[index]
+            levels.choose(
+                hidden(level, context), out.weight, out.bias, self.digit_embedding[level],
+                context, tokens[level], margins[level],
+            )  # fmt: skip
+        steps = (self.horizon, ACTION_DIM)
+        return tokens.unflatten(2, steps), margins.unflatten(2, steps)
+
     def _padded(self, logits: Tensor) -> Tensor:
         """[..., bins of one level] -> [..., largest number of bins], -inf where the level has none."""
         surplus = max(self.bins) - logits.shape[-1]
         return functional.pad(logits, (0, surplus), value=float("-inf")) if surplus else logits
+
+
+def _fused_layer(x: Tensor, layer: nn.Module) -> Tensor:
+    from rsd_policy.kernels.transformer import Affine, Layer, transformer_layer
+
+    assert isinstance(layer, nn.TransformerEncoderLayer)
+    attention = layer.self_attn
+    qkv = Affine(attention.in_proj_weight, attention.in_proj_bias)
+    out = Affine.of(attention.out_proj)
+    up, down = Affine.of(layer.linear1), Affine.of(layer.linear2)
+    return transformer_layer(x, Layer(attention.num_heads, layer.norm1, qkv, out, layer.norm2, up, down))
 
 
 class RFSQDraftModel(RFSQHead):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsd_policy import kernels
 from rsd_policy.backbones.openvla.config import LlamaConfig, OpenVLAConfig
 from rsd_policy.backbones.openvla.heads import ProprioProjector
 from rsd_policy.backbones.openvla.llama import KeyValueCache, LlamaStack
@@ -78,8 +79,6 @@ class OpenVLABackbone(nn.Module):
         units: for the state.
     """
 
-    static_embed = True
-
     def __init__(
         self,
         config: OpenVLAConfig,
@@ -104,6 +103,36 @@ class OpenVLABackbone(nn.Module):
         self.language_model = LanguageModel(config.llama, causal=not layout.parallel)
         self.proprio_projector = ProprioProjector(width) if layout.proprio else None
 
+    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
+        """Frames of each camera, prompts and normalised states of a batch, on the CPU.
+
+        Returns:
+            "frames.CAMERA" uint8 [B, H, W, 3], "prompt" int64 [B, L] and, for models with a state, "proprio" float32
+            [B, 8].
+
+        Raises:
+            ObservationError: as `preprocess`, or frames of a camera differ in size within the batch.
+        """
+        staged = {}
+        frames = [self.images.frames(observation) for observation in observations]
+        for name, of_camera in zip(self.images.cameras, zip(*frames, strict=True), strict=True):
+            if len({frame.shape for frame in of_camera}) > 1:
+                raise ObservationError(
+                    f"image '{name}': expected frames of one size in a batch, got {[list(f.shape) for f in of_camera]}"
+                )
+            staged[f"frames.{name}"] = torch.from_numpy(np.stack(of_camera))
+        return staged | self._prompt_and_state(observations)
+
+    def prepare(self, staged: dict[str, Tensor]) -> OpenVLAInputs:
+        """Pixels of `stage`'s frames, all of one size at once."""
+        frames = [staged[f"frames.{name}"] for name in self.images.cameras]
+        if len({frame.shape for frame in frames}) == 1:
+            together = torch.stack(frames, dim=1)
+            pixels = self.images.pixels(together.flatten(0, 1)).unflatten(0, together.shape[:2])
+        else:
+            pixels = torch.stack([self.images.pixels(frame) for frame in frames], dim=1)
+        return OpenVLAInputs(pixels, staged["prompt"], staged.get("proprio"))
+
     def preprocess(self, observations: list[Observation]) -> OpenVLAInputs:
         """Pixels, prompts and states of a batch, on the weights' device.
 
@@ -112,21 +141,21 @@ class OpenVLABackbone(nn.Module):
                 such observations do not share a sequence length, so they need batches of their own.
         """
         device = self.language_model.model.embed_tokens.weight.device
+        rest = {name: tensor.to(device) for name, tensor in self._prompt_and_state(observations).items()}
+        return OpenVLAInputs(self.images(observations, device), rest["prompt"], rest.get("proprio"))
+
+    def _prompt_and_state(self, observations: list[Observation]) -> dict[str, Tensor]:
         prompts = [self.tokenizer(observation.instruction) for observation in observations]
         if len({len(prompt) for prompt in prompts}) > 1:
             raise ObservationError(
                 f"instructions: expected prompts of one length in a batch, got {[len(p) for p in prompts]} tokens; "
                 "put observations with the same instruction into one batch"
             )
-        pixels = self.images(observations, device)
-        state = None
+        tensors = {"prompt": torch.tensor(prompts, dtype=torch.int64)}
         if self.units.proprio is not None:
             state = self.units.proprio.normalise(np.stack([o.proprio for o in observations]).astype(np.float64))
-        return OpenVLAInputs(
-            pixels,
-            torch.tensor(prompts, dtype=torch.int64).to(device),
-            None if state is None else torch.from_numpy(state).to(device),
-        )
+            tensors["proprio"] = torch.from_numpy(state)
+        return tensors
 
     def embed(self, inputs: OpenVLAInputs) -> Tensor:
         """Token sequence before the first layer.
@@ -160,15 +189,23 @@ class OpenVLABackbone(nn.Module):
         """
         return self.language_model.model.forward_layers(x, start, stop, caches)
 
+    def late_hidden(self, x: Tensor, start: int) -> Tensor:
+        """`action_hidden` after layers start .. N-1."""
+        if not kernels.enabled():
+            return self.action_hidden(self.forward_layers(x, start, self.num_layers))
+        return self.language_model.model.fused(x, start, self.num_layers, self._read_slots)
+
+    @property
+    def _read_slots(self) -> slice:
+        """Positions of `action_hidden`; behind OFT's are the last slot and the stop token."""
+        return slice(-(self.slots + 2), -2) if self.layout.parallel else slice(-1, None)
+
     def action_hidden(self, x: Tensor) -> Tensor:
         """Hidden states that predict the action: [B, T*7, hidden_size] (OFT), or [B, 1, hidden_size] (OpenVLA).
 
         The same positions after any layer; the final norm is in them only after the last.
         """
-        if not self.layout.parallel:
-            return x[:, -1:]
-        # Behind them: the last slot and the stop token.
-        return x[:, -(self.slots + 2) : -2]
+        return x[:, self._read_slots]
 
     def exit_hidden(self, x: Tensor) -> Tensor:
         """What the draft reads: `action_hidden`."""

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy import kernels
 from rsd_policy.backbones.openvla.config import LlamaConfig
+from rsd_policy.backbones.openvla.fp8 import Fp8Linear, product
 from rsd_policy.errors import ObservationError
 
 MAX_POSITIONS = 4096
@@ -43,6 +45,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels.enabled():
+            from rsd_policy.kernels.llama import rms_norm
+
+            normed = rms_norm(x.reshape(-1, x.shape[-1]), self.weight, self.eps)
+            assert isinstance(normed, Tensor)
+            return normed.view(x.shape)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
@@ -108,6 +116,31 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), rope, causal, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+    def fused(self, x: Tensor, rope: Rope, causal: bool, only: slice | None = None) -> Tensor:
+        """`forward` in fused kernels, of all positions or only of some, which attend to all of them.
+
+        The residual stream is the products' own accumulator: x [B, S, hidden_size], contiguous, is overwritten with the
+        result unless `only` is given.
+        """
+        from rsd_policy.kernels.llama import quantise, rms_norm, rotate, silu_times
+
+        attention, mlp, (batch, length, width) = self.self_attn, self.mlp, x.shape
+        in_fp8 = isinstance(attention.qkv, Fp8Linear)
+        first, second = self.input_layernorm, self.post_attention_layernorm
+        normed = rms_norm(x.view(-1, width), first.weight, first.eps, quantised=in_fp8)
+        qkv = product(normed, attention.qkv).view(batch, length, 3 * width)
+        rotate(qkv, rope.cos, rope.sin, attention.num_heads)
+        q, k, v = qkv.view(batch, length, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+        if only is not None:
+            q, x, causal = q[:, :, only], x[:, only].contiguous(), False
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        attended = attended.transpose(1, 2).reshape(-1, width)
+        rows = x.view(-1, width)
+        product(quantise(attended) if in_fp8 else attended, attention.o_proj, add_to=rows)
+        normed = rms_norm(rows, second.weight, second.eps, quantised=in_fp8)
+        product(silu_times(product(normed, mlp.gate_up), quantised=in_fp8), mlp.down_proj, add_to=rows)
+        return x
+
 
 class LlamaStack(nn.Module):
     """Token embedding, layers and final norm.
@@ -141,10 +174,30 @@ class LlamaStack(nn.Module):
         Raises:
             ObservationError: more than MAX_POSITIONS tokens.
         """
+        if kernels.enabled() and caches is None:
+            return self.fused(x, start, stop)
         past = caches[start].keys.shape[2] if caches else 0
         rope = self._rope_for(x, past)
         for i in range(start, stop):
             x = self.layers[i](x, rope, self.causal, caches[i] if caches else None)
+        return self.norm(x) if start < stop == len(self.layers) else x
+
+    def fused(self, x: Tensor, start: int, stop: int, only: slice | None = None) -> Tensor:
+        """`forward_layers` in fused kernels.
+
+        Args:
+            x: [B, S, hidden_size], left as it is.
+            start: first layer.
+            stop: layer after the last one.
+            only: return these positions, which are all that the last of the layers then computes; in a causal stack
+                they must be the last one.
+        """
+        rope = self._rope_for(x, 0)
+        x = x.clone()
+        for i in range(start, stop):
+            layer = self.layers[i]
+            assert isinstance(layer, DecoderLayer)
+            x = layer.fused(x, rope, self.causal, only if i == stop - 1 else None)
         return self.norm(x) if start < stop == len(self.layers) else x
 
     def empty_caches(self, x: Tensor) -> list[KeyValueCache]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy import kernels
 from rsd_policy.errors import CheckpointError, ObservationError
 
 NORM_EPSILON = 1e-6
@@ -193,9 +194,26 @@ class VisionTower(nn.Module):
         x = self.patch_embed(images) + self.pos_embed
         prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         x = torch.cat([*prefix, x], dim=1)
+        if kernels.enabled():
+            return self._fused_blocks(x)[:, self.prefix :]
         for block in self.blocks:
             x = block(x)
         return x[:, self.prefix :]
+
+    def _fused_blocks(self, x: Tensor) -> Tensor:
+        """All blocks, with each residual, its LayerScale and the norm behind it in one kernel."""
+        from rsd_policy.kernels.vision import add_norm
+
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        normed = blocks[0].norm1(x)
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            factors = [ls.scale_factor if isinstance(ls, LayerScale) else None for ls in (block.ls1, block.ls2)]
+            x, normed = add_norm(x, block.attn(normed), factors[0], block.norm2)
+            branch = block.mlp(normed)
+            if following is None:
+                return x + block.ls2(branch)
+            x, normed = add_norm(x, branch, factors[1], following.norm1)
+        return x
 
 
 class DinoSigLIPVision(nn.Module):
@@ -227,7 +245,8 @@ class DinoSigLIPVision(nn.Module):
             raise ObservationError(f"pixels: expected [batch, images, 6, {size}, {size}], got {list(pixels.shape)}")
         batch, images = pixels.shape[:2]
         flat = pixels.to(self.featurizer.pos_embed.dtype).flatten(0, 1)
-        features = torch.cat([self.featurizer(flat[:, :3]), self.fused_featurizer(flat[:, 3:])], dim=2)
+        towers = kernels.side_by_side(lambda: self.featurizer(flat[:, :3]), lambda: self.fused_featurizer(flat[:, 3:]))
+        features = torch.cat(towers, dim=2)
         return features.view(batch, images * self.config.patches, self.config.width)
 
 
