@@ -38,7 +38,6 @@ from rsd_policy.device import parse_device
 from rsd_policy.engine.cuda_graph import GraphedCall
 from rsd_policy.engine.gate import Gate
 from rsd_policy.engine.inference import RSDInferenceEngine
-from rsd_policy.engine.stages import Stages
 from rsd_policy.errors import RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.statistics import latency_summary
@@ -199,13 +198,8 @@ def expected_means(row: Figures) -> Figures:
 
 
 def identical(policy: Policy, device: torch.device, frames: list[Observation]) -> Figures:
-    """Whether the final chunk of `speculative` is that of `baseline` bit for bit, eager and with graphs.
-
-    Digits are coarse, so the margins of the main head's logits, which a chunk does not hold, are compared as well: with
-    and without a draft in between.
-    """
+    """Whether the final chunk of `speculative` is that of `baseline` bit for bit, eager and with graphs."""
     result: Figures = {"observations": len(frames)}
-    scores: dict[str, list[torch.Tensor]] = {}
     finals: dict[str, list[ActionChunk]] = {}
     for graphs in (False, True) if device.type == "cuda" else (False,):
         how = "cuda_graphs" if graphs else "eager"
@@ -215,23 +209,9 @@ def identical(policy: Policy, device: torch.device, frames: list[Observation]) -
         result[how] = _same(finals[f"{how} baseline"], finals[f"{how} speculative"])
         # Equal chunks of equal inputs would prove nothing.
         result[f"{how}_distinct"] = len({chunk.actions.tobytes() for chunk in finals[f"{how} baseline"]})
-        stages = Stages.of(policy.backbone, policy.rsd, graphed=graphs)
-        scores[how] = [_margins(policy, stages, frame, drafted=False) for frame in frames]
-        drafted = [_margins(policy, stages, frame, drafted=True) for frame in frames]
-        result[f"{how}_margins"] = all(map(torch.equal, scores[how], drafted))
     if device.type == "cuda":
         result["graphs_as_eager"] = _same(finals["eager baseline"], finals["cuda_graphs baseline"])
-        result["graphs_as_eager_margins"] = all(map(torch.equal, scores["eager"], scores["cuda_graphs"]))
     return result
-
-
-@torch.inference_mode()
-def _margins(policy: Policy, stages: Stages, frame: Observation, *, drafted: bool) -> torch.Tensor:
-    hidden = stages.layers_early(stages.embed(policy.backbone.preprocess([frame])))
-    if drafted:
-        stages.draft(hidden)
-    margins: torch.Tensor = stages.head(stages.layers_late(hidden))[1]
-    return margins
 
 
 def _same(some: list[ActionChunk], others: list[ActionChunk]) -> bool:

@@ -12,7 +12,7 @@
 (*) A checkpoint of another project without heads of ours has this mode only and answers with its own output head.
 
 All modes run layers 0..k and k..N as two calls, so the arithmetic of the final chunk is the same in each. On a GPU
-the stages between embedding and tokens are replayed as CUDA graphs, the same ones in every mode.
+everything between the frames and the actions is replayed as CUDA graphs (recorded.py), the same ones in every mode.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.device import parse_device
 from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
-from rsd_policy.engine.stages import Stages
+from rsd_policy.engine.recorded import RecordedStages
+from rsd_policy.engine.stages import Decoded, Draft, Stages
 from rsd_policy.engine.timing import StageClock
-from rsd_policy.errors import CheckpointError, InferenceError, NonFiniteError, ObservationError, RSDError
-from rsd_policy.observation import ACTION_DIM, ActionChunk, ChunkStats, Observation
+from rsd_policy.errors import CheckpointError, InferenceError, ObservationError, RSDError
+from rsd_policy.observation import ActionChunk, ChunkStats, Observation
 from rsd_policy.settings import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
@@ -57,15 +58,6 @@ class Totals:
     stage_ms: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class _Decoded:
-    """Tokens of one head with what is decoded from them."""
-
-    tokens: NDArray[np.int64]
-    margins: NDArray[np.float32]
-    actions: NDArray[np.float32]
-
-
 class RSDInferenceEngine:
     """Runs a policy with residual speculative decoding.
 
@@ -77,8 +69,9 @@ class RSDInferenceEngine:
         alpha: in gated mode, bound on P(deviation > tolerance | skipped); default: the checkpoint's.
         audit_every: in gated mode, every how many skipped chunks one is verified after the fact.
         gate: in gated mode, a gate in place of the checkpoint's calibrated one, for measurements.
-        cuda_graphs: on a GPU, replay recorded stages instead of launching their kernels one by one. The first
-            inference with a new length of prompt then records them, which takes as long as some ten inferences.
+        cuda_graphs: on a GPU, replay recorded stages with fused kernels instead of launching kernels one by one. The
+            first inference with a new size of frames or length of prompt then records them, which takes as long as some
+            ten inferences.
 
     Raises:
         RSDError: unknown mode or device, or steps outside 1 .. T.
@@ -112,12 +105,15 @@ class RSDInferenceEngine:
         # A policy without heads of ours answers with the output head that it came with.
         self._reference = policy.reference if policy.heads is None else None
         if self._reference is None or mode != "baseline":
-            graphed = cuda_graphs and self.device.type == "cuda"
-            self._stages = Stages.of(policy.backbone, policy.rsd, policy.deviation, graphed=graphed)
             rule = policy.manifest["acceptance"]
             tolerance = np.asarray(rule["tolerance"], dtype=np.float32)
-            self.acceptance = Acceptance(float(rule["threshold"]), tolerance, policy.codec.carries.numpy())
+            self.acceptance = Acceptance(float(rule["threshold"]), tolerance, policy.rsd.codec.carries.numpy())
         self.gate = self._gate(gate, alpha) if mode == "gated" else None
+        self._recorded = cuda_graphs and self.device.type == "cuda" and policy.heads is not None
+        self._stages: Any = Stages(policy, self.device)
+        if self._recorded:
+            drafts, gated = mode != "baseline", self.gate is not None
+            self._stages = RecordedStages(policy, self.device, drafts=drafts, gated=gated)
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
         self._last_action: NDArray[np.float32] | None = None
@@ -184,103 +180,56 @@ class RSDInferenceEngine:
                 f"policy '{self.policy.name}' was moved after this engine was made for it on {self.device}; make a new "
                 "engine (all engines of one policy share its device)"
             )
-        clock = StageClock(self.device)
+        clock = StageClock(torch.device("cpu") if self._recorded else self.device)
         try:
             if self._reference is not None:
                 yield self._published(self._reference, observation, clock)
                 return
+            # On a GPU each call below launches a graph, and calling what it returns waits for the result.
+            hidden = self._stages.early(observation, clock)
             if self.mode == "baseline":
-                hidden = self._early(observation, clock)
-                final = self._late(hidden, clock)
+                final = self._stages.late(hidden, clock)()
                 yield self._verified(final, None, clock, clock.elapsed_ms)
                 return
-            hidden = self._early(observation, clock)
-            draft, read = self._draft(hidden, clock)
-            if self._may_skip(draft, read, clock):
+            awaited = self._stages.draft(hidden, self._last_action, clock)
+            finishing = self._stages.late(hidden, clock) if self.gate is None else None
+            draft = awaited()
+            if self._may_skip(draft):
                 yield from self._skipped(draft, hidden, clock)
                 return
+            finishing = finishing or self._stages.late(hidden, clock)
             first_action_ms = clock.elapsed_ms
             yield self._provisional(draft, clock)
             clock.resume()
-            final = self._late(hidden, clock)
-            yield self._verified(final, draft, clock, first_action_ms)
+            yield self._verified(finishing(), draft, clock, first_action_ms)
         except torch.OutOfMemoryError as error:
-            raise InferenceError(f"{self.device} is out of memory: {error}; free some or use another") from error
+            raise InferenceError(
+                f"{self.device} is out of memory: {error}; free some, use another, or fewer bytes per weight (fp8)"
+            ) from error
         except RuntimeError as error:  # what torch raises for a failing device, and for the CPU's memory
             raise InferenceError(f"inference on {self.device} failed: {error}") from error
 
     @torch.inference_mode()
-    def _embed(self, observation: Observation, clock: StageClock) -> Tensor:
-        backbone = self.policy.backbone
-        inputs = backbone.preprocess([observation])
-        clock.mark("preprocess")
-        x = backbone.embed(inputs) if self._reference is not None else self._stages.embed(inputs)
-        clock.mark("vision")
-        return x
-
     def _published(self, reference: ReferencePolicy, observation: Observation, clock: StageClock) -> ActionChunk:
-        actions = reference.from_embedded(self._embed(observation, clock))[0]
+        inputs = reference.backbone.preprocess([observation])
+        clock.mark("preprocess")
+        x = reference.backbone.embed(inputs)
+        clock.mark("vision")
+        actions = reference.from_embedded(x)[0]
         clock.mark("reference")
         self._count(clock, actions)
         return ActionChunk(actions, stats=ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms))
 
-    @torch.inference_mode()
-    def _early(self, observation: Observation, clock: StageClock) -> Tensor:
-        x = self._stages.layers_early(self._embed(observation, clock))
-        clock.mark("layers_early")
-        return x
-
-    @torch.inference_mode()
-    def _draft(self, hidden: Tensor, clock: StageClock) -> tuple[_Decoded, Tensor]:
-        tokens, margins, read = self._stages.draft(hidden)
-        clock.mark("draft")
-        return self._decode(tokens, margins, clock), read
-
-    @torch.inference_mode()
-    def _late(self, hidden: Tensor, clock: StageClock) -> _Decoded:
-        x = self._stages.layers_late(hidden)
-        clock.mark("layers_late")
-        tokens, margins = self._stages.head(x)
-        clock.mark("head")
-        return self._decode(tokens, margins, clock)
-
-    def _decode(self, tokens: Tensor, margins: Tensor, clock: StageClock) -> _Decoded:
-        if not bool(torch.isfinite(margins).all()):
-            raise NonFiniteError(
-                "the model's logits hold NaN or infinity: expected finite numbers; no action was produced. "
-                "Check the images and the checkpoint (rsd doctor)"
-            )
-        actions = self.policy.codec.decode(tokens)
-        decoded = _Decoded(tokens[:, 0].cpu().numpy(), margins[:, 0].float().cpu().numpy(), actions[0].cpu().numpy())
-        clock.mark("decode")
-        return decoded
-
-    @torch.inference_mode()
-    def _may_skip(self, draft: _Decoded, read: Tensor, clock: StageClock) -> bool:
+    def _may_skip(self, draft: Draft) -> bool:
         if self.gate is None or self.totals.fell_back:
             return False
-        last = self._last_action
-        if not self.gate.eligible(draft.actions, last):
-            return False
-        assert self._stages.deviation is not None, "checked when the engine was made"
-        first = torch.tensor([last is None], device=self.device)
-        tail = np.zeros(ACTION_DIM, np.float32) if last is None else last
-        probability = self._stages.deviation(
-            read,
-            torch.from_numpy(draft.margins)[:, None].to(self.device),
-            torch.from_numpy(draft.actions)[None].to(self.device),
-            torch.from_numpy(tail)[None].to(self.device),
-            first,
-        )
-        skip = self.gate.lets_through(probability[0].cpu().numpy())
-        clock.mark("gate")
-        return skip
+        return self.gate.eligible(draft.actions, self._last_action) and self.gate.lets_through(draft.probability())
 
-    def _provisional(self, draft: _Decoded, clock: StageClock) -> ActionChunk:
+    def _provisional(self, draft: Decoded, clock: StageClock) -> ActionChunk:
         stats = ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms)
         return ActionChunk(draft.actions, verified=False, levels=len(draft.tokens), tokens=draft.tokens, stats=stats)
 
-    def _skipped(self, draft: _Decoded, hidden: Tensor, clock: StageClock) -> Iterator[ActionChunk]:
+    def _skipped(self, draft: Decoded, hidden: Any, clock: StageClock) -> Iterator[ActionChunk]:
         total_ms = clock.elapsed_ms
         self._count(clock, draft.actions)
         self.totals.skipped += 1
@@ -296,7 +245,7 @@ class RSDInferenceEngine:
         if not self.audit.due():
             return
         clock.resume()
-        comparison = self._compare(draft, self._late(hidden, clock))
+        comparison = self._compare(draft, self._stages.late(hidden, clock)())
         self.audit.record(not comparison.within_tolerance)
         self.totals.audited += 1
         self.totals.audit_deviated += int(not comparison.within_tolerance)
@@ -317,7 +266,7 @@ class RSDInferenceEngine:
         )
 
     def _verified(
-        self, final: _Decoded, draft: _Decoded | None, clock: StageClock, first_action_ms: float
+        self, final: Decoded, draft: Decoded | None, clock: StageClock, first_action_ms: float
     ) -> ActionChunk:
         self._count(clock, final.actions)
         comparison = self._compare(draft, final) if draft else None
@@ -340,7 +289,7 @@ class RSDInferenceEngine:
             ),
         )
 
-    def _compare(self, draft: _Decoded, final: _Decoded) -> Comparison:
+    def _compare(self, draft: Decoded, final: Decoded) -> Comparison:
         return compare(draft.tokens, draft.actions, final.tokens, final.actions, self.execute_steps, self.acceptance)
 
     def _count(self, clock: StageClock, executed: NDArray[np.float32]) -> None:

@@ -1,84 +1,138 @@
-"""The stages of one inference, plain or as CUDA graphs."""
+"""The stages of one inference, computed where they are called; `recorded.py` has the same ones as CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rsd_policy.backbones.base import Backbone
-from rsd_policy.checkpoints.policy import Heads
-from rsd_policy.engine.cuda_graph import GraphedStage
-from rsd_policy.heads import DeviationPredictor
+from rsd_policy import kernels
+from rsd_policy.checkpoints.policy import Policy
+from rsd_policy.codec import RFSQCodec
+from rsd_policy.engine.timing import StageClock
+from rsd_policy.errors import NonFiniteError
+from rsd_policy.observation import ACTION_DIM, Observation
 
 
 @dataclass(frozen=True)
-class Stages:
-    """What lies between a backbone's inputs and tokens.
+class Decoded:
+    """Tokens of one head with what is decoded from them, on the host.
 
     Attributes:
-        embed: the backbone's inputs -> x [B, S, hidden_size].
-        layers_early: x -> x after layers 0 .. k-1.
-        draft: x after layer k-1 -> tokens and margins [3, B, T, D], and what they were read from.
-        deviation: the latter and what else DeviationPredictor.forward reads -> probability [B, T]; None for a policy
-            that was never calibrated.
-        layers_late: x after layer k-1 -> x after the last layer.
-        head: x after the last layer -> tokens and margins [8, B, T, D].
+        tokens: int64 [levels, T, 7]. actions: float32 [T, 7], action units.
     """
 
-    embed: Callable[[Any], Tensor]
-    layers_early: Callable[[Tensor], Tensor]
-    draft: Callable[[Tensor], Any]
-    layers_late: Callable[[Tensor], Tensor]
-    head: Callable[[Tensor], Any]
-    deviation: Callable[..., Tensor] | None = None
-
-    @classmethod
-    def of(
-        cls, backbone: Backbone, heads: Heads, deviation: DeviationPredictor | None = None, *, graphed: bool
-    ) -> Stages:
-        """Stages of a policy; `graphed` needs it to be on a GPU."""
-
-        def draft(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            hidden = backbone.exit_hidden(x)
-            return (*heads.draft(hidden), hidden)
-
-        calls: list[Callable[..., Any]] = [
-            lambda inputs: backbone.embed(inputs),
-            lambda x: backbone.forward_layers(x, 0, heads.exit_layer),
-            draft,
-            lambda x: backbone.forward_layers(x, heads.exit_layer, backbone.num_layers),
-            lambda x: heads.head(backbone.action_hidden(x)),
-        ]
-        if deviation is not None:
-            calls.append(deviation)
-        if graphed:
-            pool = torch.cuda.graph_pool_handle()
-            embed = GraphedEmbed(backbone, pool) if backbone.static_embed else calls[0]
-            calls = [embed, *(GraphedStage(call, pool) for call in calls[1:])]
-        return cls(*calls)
+    tokens: NDArray[np.int64]
+    actions: NDArray[np.float32]
 
 
-class GraphedEmbed:
-    """`embed` of a backbone as a CUDA graph, for inputs that are a dataclass of tensors and None."""
+@dataclass(frozen=True)
+class Draft(Decoded):
+    """A draft, and on demand the probability [T] of each prefix to be within tolerance (DeviationPredictor)."""
 
-    def __init__(self, backbone: Backbone, pool: Any) -> None:
-        self._backbone = backbone
-        self._pool = pool
-        self._stages: dict[tuple[str, ...], GraphedStage] = {}
+    probability: Callable[[], NDArray[np.float32]]
 
-    def __call__(self, inputs: Any) -> Tensor:
-        """[B, S, hidden_size]."""
-        tensors = {f.name: value for f in fields(inputs) if (value := getattr(inputs, f.name)) is not None}
-        names = tuple(tensors)
-        if names not in self._stages:
 
-            def embed(*values: Tensor) -> Tensor:
-                return self._backbone.embed(replace(inputs, **dict(zip(names, values, strict=True))))
+class Stages:
+    """Stages of a policy with heads; a call returns what waits for its result (here: computes it).
 
-            self._stages[names] = GraphedStage(embed, self._pool)
-        x: Tensor = self._stages[names](*tensors.values())
+    Args:
+        policy: on the device.
+        device: of the policy.
+    """
+
+    def __init__(self, policy: Policy, device: torch.device) -> None:
+        self._policy = policy
+        self._device = device
+
+    @torch.inference_mode()
+    def early(self, observation: Observation, clock: StageClock) -> Tensor:
+        """x [1, S, hidden_size] after layers 0 .. k-1."""
+        backbone = self._policy.backbone
+        inputs = backbone.preprocess([observation])
+        clock.mark("preprocess")
+        x = backbone.embed(inputs)
+        clock.mark("vision")
+        x = backbone.forward_layers(x, 0, self._policy.exit_layer)
+        clock.mark("layers_early")
         return x
+
+    def draft(self, x: Tensor, last_action: NDArray[np.float32] | None, clock: StageClock) -> Callable[[], Draft]:
+        """The draft of x after layer k-1; `last_action` [7] was executed last, None before the first."""
+        return partial(self._draft, x, last_action, clock)
+
+    def late(self, x: Tensor, clock: StageClock) -> Callable[[], Decoded]:
+        """What the main head says after layers k .. N-1."""
+        return partial(self._late, x, clock)
+
+    @torch.inference_mode()
+    def _draft(self, x: Tensor, last_action: NDArray[np.float32] | None, clock: StageClock) -> Draft:
+        hidden = self._policy.backbone.exit_hidden(x)
+        tokens, margins = self._policy.draft(hidden)
+        clock.mark("draft")
+        actions = self._policy.codec.decode(tokens)
+        decoded = decoded_on_host(tokens, margins, actions)
+        clock.mark("decode")
+        probability = partial(self._probability, hidden, margins, actions, last_action, clock)
+        return Draft(decoded.tokens, decoded.actions, probability)
+
+    @torch.inference_mode()
+    def _probability(
+        self,
+        hidden: Tensor,
+        margins: Tensor,
+        actions: Tensor,
+        last_action: NDArray[np.float32] | None,
+        clock: StageClock,
+    ) -> NDArray[np.float32]:
+        assert self._policy.deviation is not None, "checked when the engine was made"
+        tail, first = (torch.from_numpy(array).to(self._device) for array in action_inputs(last_action))
+        probability: NDArray[np.float32] = (
+            self._policy.deviation(hidden, margins.float(), actions, tail, first)[0].cpu().numpy()
+        )
+        clock.mark("gate")
+        return probability
+
+    @torch.inference_mode()
+    def _late(self, x: Tensor, clock: StageClock) -> Decoded:
+        hidden = self._policy.backbone.late_hidden(x, self._policy.exit_layer)
+        clock.mark("layers_late")
+        tokens, margins = self._policy.head(hidden)
+        clock.mark("head")
+        decoded = decoded_on_host(tokens, margins, self._policy.codec.decode(tokens))
+        clock.mark("decode")
+        return decoded
+
+
+def decoded_on_host(tokens: Tensor, margins: Tensor, actions: Tensor) -> Decoded:
+    """One head's answer to one observation: tokens and margins [levels, 1, T, 7], actions [1, T, 7].
+
+    Raises:
+        NonFiniteError: the margins hold NaN or infinity.
+    """
+    if not bool(torch.isfinite(margins).all()):
+        raise NonFiniteError(
+            "the model's logits hold NaN or infinity: expected finite numbers; no action was produced. "
+            "Check the images and the checkpoint (rsd doctor)"
+        )
+    return Decoded(tokens[:, 0].cpu().numpy(), actions[0].cpu().numpy())
+
+
+def action_inputs(last_action: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What DeviationPredictor is told of the last executed command: last_action [1, 7] and first [1]."""
+    tail = np.zeros(ACTION_DIM, np.float32) if last_action is None else last_action
+    return tail[None], np.array([last_action is None])
+
+
+def decode(codec: RFSQCodec, tokens: Tensor) -> Tensor:
+    """Actions [B, T, 7] of tokens [levels, B, T, 7]; in a recorded graph in one kernel, equal in every bit."""
+    if not kernels.enabled():
+        return codec.decode(tokens)
+    from rsd_policy.kernels import levels
+
+    return levels.decode(codec, tokens)

@@ -1,0 +1,237 @@
+"""The stages of one inference as CUDA graphs: from frames in pinned memory to decoded actions in pinned memory.
+
+Three graphs for each set of input shapes, recorded when the first observation of these shapes comes:
+
+    early   copy in -> preprocess -> embed -> layers 0 .. k-1
+    draft   exit readers -> draft -> decode [-> the gate's probability] -> copy out
+    late    layers k .. N-1 -> head -> decode -> copy out
+
+An inference copies the observation into pinned memory, replays two or three graphs and waits once for each chunk that
+it hands out. It allocates nothing on the device. Every mode replays the same early and late graphs, so the final chunk
+is the same in each. Modules use their fused kernels while they are recorded (rsd_policy.kernels).
+
+The gate decides on the host: what it asks comes with the draft, and a decision costs it microseconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsd_policy import kernels
+from rsd_policy.checkpoints.policy import Policy
+from rsd_policy.engine.cuda_graph import WARM_UP, recording_stream
+from rsd_policy.engine.stages import Decoded, Draft, action_inputs, decode, decoded_on_host
+from rsd_policy.engine.timing import StageClock
+from rsd_policy.errors import SetupError
+from rsd_policy.observation import Observation
+
+MAX_SHAPES = 8
+"""Programs kept, one for each set of input shapes (the prompt's length decides it); the oldest goes first."""
+
+Mark = Callable[[str], None]
+
+
+class Segment:
+    """One graph, the events between its stages, and its outputs in pinned memory.
+
+    Args:
+        call: computes the outputs and calls `mark` with a stage's name at its end. No synchronisation with the host, no
+            shape that depends on values, no tensor from outside that may be freed.
+        pool: memory shared with graphs that never run at the same time.
+        device: a GPU.
+        to_host: copy the outputs to pinned memory; else they stay where they are, as `outputs`.
+    """
+
+    def __init__(
+        self, call: Callable[[Mark], dict[str, Tensor]], pool: Any, device: torch.device, *, to_host: bool
+    ) -> None:
+        stream, current = recording_stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        with kernels.fused(), torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                outputs = call(lambda stage: None)
+        current.wait_stream(stream)
+        self._host: dict[str, Tensor] = {}
+        if to_host:
+            self._host = {n: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for n, t in outputs.items()}
+        del outputs
+        self._events: list[tuple[str, torch.cuda.Event]] = []
+        self._graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads of a node may use the GPU while this one records.
+        with (
+            kernels.fused(),
+            torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
+            self._mark("start")
+            self.outputs = call(self._mark)
+            for name, tensor in self._host.items():
+                tensor.copy_(self.outputs[name], non_blocking=True)
+            if to_host:
+                self._mark("decode")
+        self._done = torch.cuda.Event()
+
+    def _mark(self, stage: str) -> None:
+        # external: an event of the graph itself, recorded at each replay
+        event = torch.cuda.Event(enable_timing=True, external=True)
+        event.record()
+        self._events.append((stage, event))
+
+    def launch(self) -> None:
+        """Replay; returns at once."""
+        self._graph.replay()
+        self._done.record()
+
+    def wait(self) -> dict[str, Tensor]:
+        """The pinned outputs of the last replay, which the next one overwrites."""
+        self._done.synchronize()
+        return self._host
+
+    def stage_ms(self) -> dict[str, float]:
+        """Device time of each stage of the last replay, which is over."""
+        pairs = zip(self._events[:-1], self._events[1:], strict=True)
+        return {stage: before.elapsed_time(event) for (_, before), (stage, event) in pairs}
+
+
+class Program:
+    """The three graphs for observations of one set of shapes.
+
+    Args:
+        policy: with heads, on the device.
+        device: a GPU.
+        staged: `Backbone.stage` of such an observation.
+        drafts: whether there is a draft graph. gated: whether it computes the gate's probability.
+    """
+
+    def __init__(
+        self, policy: Policy, device: torch.device, staged: dict[str, Tensor], *, drafts: bool, gated: bool
+    ) -> None:
+        backbone, pool = policy.backbone, torch.cuda.graph_pool_handle()
+        self._inputs = {name: tensor.clone().pin_memory() for name, tensor in staged.items()}
+        tail, first = (torch.from_numpy(array).pin_memory() for array in action_inputs(None))
+        self._tail, self._first = tail.numpy(), first.numpy()
+
+        def early(mark: Mark) -> dict[str, Tensor]:
+            there = {name: tensor.to(device, non_blocking=True) for name, tensor in self._inputs.items()}
+            inputs = backbone.prepare(there)
+            mark("preprocess")
+            x = backbone.embed(inputs)
+            mark("vision")
+            x = backbone.forward_layers(x, 0, policy.exit_layer)
+            mark("layers_early")
+            return {"x": x}
+
+        self.early = Segment(early, pool, device, to_host=False)
+        x = self.early.outputs["x"]
+
+        def draft(mark: Mark) -> dict[str, Tensor]:
+            hidden = backbone.exit_hidden(x)
+            tokens, margins = policy.draft(hidden)
+            mark("draft")
+            answer = {"tokens": tokens, "margins": margins, "actions": decode(policy.codec, tokens)}
+            if gated:
+                assert policy.deviation is not None, "checked when the engine was made"
+                told = tail.to(device, non_blocking=True), first.to(device, non_blocking=True)
+                answer["probability"] = policy.deviation(hidden, margins.float(), answer["actions"], *told)
+                mark("gate")
+            return answer
+
+        def late(mark: Mark) -> dict[str, Tensor]:
+            hidden = backbone.late_hidden(x, policy.exit_layer)
+            mark("layers_late")
+            tokens, margins = policy.head(hidden)
+            mark("head")
+            return {"tokens": tokens, "margins": margins, "actions": decode(policy.codec, tokens)}
+
+        self.draft = Segment(draft, pool, device, to_host=True) if drafts else None
+        self.late = Segment(late, pool, device, to_host=True)
+
+    def load(self, staged: dict[str, Tensor]) -> None:
+        """Put an observation into the pinned memory that the graphs read."""
+        for name, tensor in staged.items():
+            self._inputs[name].copy_(tensor)
+
+    def tell(self, last_action: NDArray[np.float32] | None) -> None:
+        """Put the last executed command there."""
+        self._tail[:], self._first[:] = action_inputs(last_action)
+
+
+class RecordedStages:
+    """`Stages` as graphs; a call launches its graph, and what it returns waits for the result.
+
+    Args: as `Program`.
+
+    Raises:
+        SetupError: Triton is not installed.
+    """
+
+    def __init__(self, policy: Policy, device: torch.device, *, drafts: bool, gated: bool) -> None:
+        if importlib.util.find_spec("triton") is None:
+            raise SetupError(
+                "CUDA graphs with fused kernels need the package 'triton', which torch for CUDA brings; install it, or "
+                "make the engine with cuda_graphs=False"
+            )
+        self._policy = policy
+        self._device = device
+        self._kinds = {"drafts": drafts, "gated": gated}
+        self._programs: OrderedDict[tuple[Any, ...], Program] = OrderedDict()
+
+    @torch.inference_mode()
+    def early(self, observation: Observation, clock: StageClock) -> Program:
+        """Launch layers 0 .. k-1; a new set of shapes costs a recording first."""
+        staged = self._policy.backbone.stage([observation])
+        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in staged.items())
+        program = self._programs.get(key)
+        if program is None:
+            while len(self._programs) >= MAX_SHAPES:
+                self._programs.popitem(last=False)
+            with torch.cuda.device(self._device):
+                program = self._programs[key] = Program(self._policy, self._device, staged, **self._kinds)
+        self._programs.move_to_end(key)
+        program.load(staged)
+        program.early.launch()
+        return program
+
+    def draft(
+        self, program: Program, last_action: NDArray[np.float32] | None, clock: StageClock
+    ) -> Callable[[], Draft]:
+        """Launch the draft; `last_action` [7] was executed last, None before the first."""
+        assert program.draft is not None, "an engine that drafts records drafts"
+        program.tell(last_action)
+        program.draft.launch()
+        return partial(self._drafted, program, clock)
+
+    def late(self, program: Program, clock: StageClock) -> Callable[[], Decoded]:
+        """Launch layers k .. N-1 and the main head."""
+        program.late.launch()
+        return partial(self._finished, program, clock)
+
+    @staticmethod
+    def _drafted(program: Program, clock: StageClock) -> Draft:
+        assert program.draft is not None
+        host = program.draft.wait()
+        clock.measured(program.early.stage_ms() | program.draft.stage_ms())
+        decoded = _owned(host)
+        probability = host["probability"][0].numpy().copy() if "probability" in host else np.empty(0, np.float32)
+        return Draft(decoded.tokens, decoded.actions, lambda: probability)
+
+    @staticmethod
+    def _finished(program: Program, clock: StageClock) -> Decoded:
+        host = program.late.wait()
+        early = program.early.stage_ms() if program.draft is None else {}
+        clock.measured(early | program.late.stage_ms())
+        return _owned(host)
+
+
+def _owned(host: dict[str, Tensor]) -> Decoded:
+    """A copy of a segment's pinned outputs, checked."""
+    decoded = decoded_on_host(host["tokens"], host["margins"], host["actions"])
+    return Decoded(decoded.tokens.copy(), decoded.actions.copy())
