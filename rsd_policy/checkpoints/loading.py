@@ -87,6 +87,7 @@ def load_policy(
     *,
     norm_key: str | None = None,
     cameras: Sequence[str] | None = None,
+    base: str | Path | None = None,
 ) -> Policy:
     """Load a policy.
 
@@ -94,7 +95,8 @@ def load_policy(
     its sha256 before it is read; every tensor of the architecture must be there with its shape, and no other. It runs
     in float32; heads on an external backbone take that backbone's precision.
 
-    A checkpoint of OpenVLA or OpenVLA-OFT is a directory in its public layout or a hub id (`organisation/name`). It
+    A checkpoint of OpenVLA or OpenVLA-OFT is a directory in its public layout, its folder in the hub's cache, a LoRA
+    adapter for one as PEFT saves it, or a hub id (`organisation/name`). It
     answers in mode `baseline` with the output head that it came with. It runs in bfloat16 on a GPU, float32 on a CPU.
 
     Args:
@@ -103,17 +105,19 @@ def load_policy(
         norm_key: which of an OpenVLA checkpoint's action statistics to use; None when it has one.
         cameras: which images of an Observation an OpenVLA checkpoint reads, in its order; None: `agentview` and `wrist`
             for OpenVLA-OFT, `agentview` for OpenVLA. The checkpoint's files do not tell.
+        base: directory or hub id of the weights that a checkpoint stands on, where they are not where it says: the base
+            model of an unmerged LoRA adapter, or the external backbone of heads of ours.
 
     Raises:
         CheckpointError: missing, altered, or of another architecture; or `norm_key` or `cameras` with a checkpoint of
-            ours, which has fixed both.
+            ours, which has fixed both; or `base` with one that stands on no other.
         SetupError: no such GPU, or the hub cannot be reached.
         RSDError: `device` is not the name of a device.
     """
     target = parse_device(device)
     external = external_source(name_or_path)
     if external is not None:
-        return load_external(external, target, norm_key=norm_key, cameras=cameras)
+        return load_external(external, target, norm_key=norm_key, cameras=cameras, base=base)
     directory = resolve_checkpoint(name_or_path)
     if norm_key is not None or cameras is not None:
         raise CheckpointError(
@@ -121,8 +125,10 @@ def load_policy(
             f"got norm_key {norm_key!r}, cameras {cameras!r}"
         )
     manifest = read_manifest(directory)
+    if base is not None and manifest["architecture"].get("backbone") == "mini":
+        raise CheckpointError(f"policy '{name_or_path}': expected no base, as its checkpoint is whole; got '{base}'")
     verify_files(directory, manifest)
-    policy = build_policy(directory.name, manifest, recorded_backbone(manifest, target))
+    policy = build_policy(directory.name, manifest, recorded_backbone(manifest, target, base))
     tensors: dict[str, Tensor] = {}
     for file in manifest["files"]:
         tensors.update(load_file(directory / file))

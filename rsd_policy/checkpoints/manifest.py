@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rsd_policy.backbones.openvla.layout import is_layout
 from rsd_policy.errors import CheckpointError
 from rsd_policy.libero import TOLERANCE
 from rsd_policy.share import shared_path
@@ -37,9 +38,6 @@ COPY_OF = "copy_of"
 
 DEFAULT_ACCEPTANCE: dict[str, Any] = {"threshold": 0.7, "tolerance": list(TOLERANCE)}
 """Least fraction of equal draft tokens (0.7 in the original project), and largest deviation per step, action units."""
-
-EXTERNAL_CONFIG, EXTERNAL_ADAPTER = "config.json", "lora_adapter"
-"""What a directory of OpenVLA's layout holds, the one or the other."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -77,7 +75,7 @@ def external_source(name_or_path: str | Path) -> str | None:
     if (SHIPPED / str(name_or_path) / MANIFEST).is_file() or (path / MANIFEST).is_file():
         return None
     if path.exists():
-        return str(path) if (path / EXTERNAL_CONFIG).is_file() or (path / EXTERNAL_ADAPTER).is_dir() else None
+        return str(path) if is_layout(path) else None
     return str(name_or_path) if _HUB_ID.fullmatch(str(name_or_path)) else None
 
 

@@ -11,9 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from rsd_policy import Observation, RSDInferenceEngine, load_policy
+from rsd_policy.checkpoints.external import identity
 from rsd_policy.commands import train_heads as heads_cli
-from rsd_policy.errors import CheckpointError, ObservationError, RSDError, SetupError
-from tests.backbones.openvla.random_checkpoint import NORM_KEY, config_json, norm_stats, write_checkpoint
+from rsd_policy.errors import CheckpointError, ObservationError, SetupError
+from tests.backbones.openvla.random_checkpoint import NORM_KEY, config_json, norm_stats, write_adapter, write_checkpoint
 from tests.policies import random_observation
 from tests.training.test_heads import collected
 
@@ -156,8 +157,32 @@ def test_heads_refuse_a_backbone_that_changed(oft: Path, with_heads: Path, tmp_p
         load_policy(heads)
 
 
-def test_heads_refuse_a_backbone_that_is_gone(oft: Path, with_heads: Path, tmp_path: Path) -> None:
+def test_heads_whose_backbone_was_moved_take_its_new_place(oft: Path, with_heads: Path, tmp_path: Path) -> None:
+    """The manifest holds the path on the machine that trained; what counts is what lies there."""
     backbone, heads = copied(oft, with_heads, tmp_path)
-    shutil.rmtree(backbone)
-    with pytest.raises(RSDError, match="backbone"):
+    moved = backbone.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=rf"backbone '{backbone}' of these heads.*--base"):
         load_policy(heads)
+    assert load_policy(heads, base=moved).exit_layer == 1
+    other = write_checkpoint(tmp_path / "other", shards=1)
+    with pytest.raises(CheckpointError, match="expected the weights that the heads were trained for"):
+        load_policy(heads, base=other)
+
+
+def test_a_checkpoint_that_is_whole_takes_no_base(oft: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected no base"):
+        load_policy("mini", base=oft)
+
+
+def test_an_adapters_identity_is_the_same_wherever_its_base_lies(oft: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(oft, tmp_path / "base"))
+    write_adapter(tmp_path / "tuned", str(base))
+    before = identity(str(tmp_path / "tuned"))
+    moved = base.rename(tmp_path / "moved")
+    assert identity(str(tmp_path / "tuned"), moved) == before
+    path = tmp_path / "tuned" / "lora_adapter" / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": str(moved)}
+    path.write_text(json.dumps(config, indent=2))
+    assert identity(str(tmp_path / "tuned")) == before
+    path.write_text(json.dumps(config | {"lora_alpha": 32}))
+    assert identity(str(tmp_path / "tuned")) != before

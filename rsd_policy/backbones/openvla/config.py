@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsd_policy.backbones.openvla.layout import CONFIG
 from rsd_policy.backbones.openvla.vision import VisionConfig
 from rsd_policy.errors import CheckpointError
 
-CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
 VISION_BACKBONE = "dinosiglip-vit-so-224px"
 LLM_BACKBONE = "llama2-7b-pure"
+UNQUANTISED = "expected bfloat16, float16 or float32; give the checkpoint that they were made from"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class OpenVLAConfig:
                 f"{path}: expected {wanted}, got {wrong}; "
                 "only OpenVLA and OpenVLA-OFT with the fused DINOv2-SigLIP towers on Llama 2 can be loaded"
             )
+        if quantised := entry.get("quantization_config"):
+            method = quantised.get("quant_method", quantised) if isinstance(quantised, dict) else quantised
+            raise CheckpointError(f"{path}: the weights are quantised ({method}); {UNQUANTISED}")
         statistics = (statistics_directory or directory) / STATISTICS
         norm_stats = read_json(statistics) if statistics.is_file() else entry.get("norm_stats")
         if not norm_stats:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsd_policy.backbones.openvla.config import read_json
-from rsd_policy.backbones.openvla.lora import ADAPTER, ADAPTER_CONFIG, LoraAdapter
+from rsd_policy.backbones.openvla.layout import ADAPTER, ADAPTER_CONFIG, adapter_directory, snapshot
+from rsd_policy.backbones.openvla.lora import BASE, LoraAdapter
 from rsd_policy.errors import CheckpointError, SetupError
 
 INDEX = "model.safetensors.index.json"
@@ -63,17 +64,51 @@ def find_files(path_or_id: str | Path, base: str | Path | None = None) -> Checkp
         raise CheckpointError(
             f"{directory}: {projector.name} needs an action_head--*_checkpoint.pt beside it; fetch that too"
         )
-    weights, adapter = directory, None
-    if not has_weights(directory) and (directory / ADAPTER / ADAPTER_CONFIG).is_file():
-        adapter = LoraAdapter(directory / ADAPTER)
-        if not (base or adapter.base):
-            raise CheckpointError(f"{directory / ADAPTER}: names no base model; say which with `base`")
-        weights = resolve_directory(base or adapter.base)
+    place = None if has_weights(directory) else adapter_directory(directory)
+    if place is None:
+        if base is not None:
+            raise CheckpointError(
+                f"base '{base}': expected one for an unmerged LoRA adapter only; {directory} holds weights of its own"
+            )
+        return CheckpointFiles(directory, directory, find_shards(directory), head, projector, None)
+    _check_whole(directory, head)
+    adapter = LoraAdapter(place)
+    weights = find_base(place, adapter.base, base)
     return CheckpointFiles(directory, weights, find_shards(weights), head, projector, adapter)
 
 
+def _check_whole(directory: Path, head: Path | None) -> None:
+    """A folder `lora_adapter` is half a checkpoint: without the head beside it another policy would be loaded."""
+    beside = one_file(directory.resolve().parent, "action_head--*_checkpoint.pt")
+    if directory.resolve().name == ADAPTER and head is None and beside is not None:
+        raise CheckpointError(
+            f"{directory}: expected a whole checkpoint, got the adapter of one; give {directory.resolve().parent}, "
+            f"which has its {beside.name}"
+        )
+
+
+def find_base(place: Path, named: str, given: str | Path | None) -> Path:
+    """Directory of the weights below the adapter in `place`: as given, else as the adapter names them.
+
+    Raises:
+        CheckpointError, SetupError: it is not there; the message says that it is the adapter's base which is missing.
+    """
+    advice = f"say where it is with --base (base= of load_policy), or write it into {ADAPTER_CONFIG} as {BASE}"
+    if not (given or named):
+        raise CheckpointError(f"{place}: an unmerged LoRA adapter that names no base model; {advice}")
+    try:
+        return resolve_directory(given or named)
+    except (CheckpointError, SetupError) as error:
+        origin = "was given as" if given else f"is named in {ADAPTER_CONFIG} as"
+        raise type(error)(
+            f"{place}: an unmerged LoRA adapter whose base model {origin} '{given or named}', which is not here "
+            f"({error}); {advice}"
+        ) from error
+
+
 def resolve_directory(path_or_id: str | Path) -> Path:
-    """A local directory: the path itself, or the hub's snapshot of an id such as "openvla/openvla-7b".
+    """A local directory: the path itself, its snapshot when it is a folder of the hub's cache, or the hub's snapshot of
+    an id such as "openvla/openvla-7b".
 
     Raises:
         CheckpointError: neither a directory nor of the form of a hub id.
@@ -81,7 +116,7 @@ def resolve_directory(path_or_id: str | Path) -> Path:
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
-        return path
+        return snapshot(path)
     name = str(path_or_id)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"no checkpoint '{name}': expected a directory, or a hub id such as 'openvla/openvla-7b'")

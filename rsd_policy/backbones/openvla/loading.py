@@ -14,9 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rsd_policy.backbones.openvla.config import UNQUANTISED
 from rsd_policy.errors import CheckpointError, SetupError
 
 LM_HEAD = "language_model.lm_head.weight"
+PLAIN_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 LISTED = 12
 """Names that an error message shows of each kind; a wrong architecture has hundreds."""
 
@@ -105,7 +107,8 @@ def fill(
         change: name and tensor of the file -> tensor to copy.
 
     Raises:
-        CheckpointError: lists missing, unexpected and misshapen tensors, and those that hold NaN or infinity.
+        CheckpointError: lists missing, unexpected and misshapen tensors, and those that hold NaN or infinity; or names
+            the first one that is quantised.
     """
     missing = set(targets)
     unexpected, shapes, broken = [], [], []
@@ -116,6 +119,9 @@ def fill(
                 unexpected.append(name)
             continue
         missing.discard(name)
+        if tensor.dtype not in PLAIN_TYPES:  # its shape and its companions follow from how it was quantised
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: the weights are quantised ({name} is {kind}); {UNQUANTISED}")
         if tensor.shape != target.shape:
             shapes.append(f"{name}: expected {list(target.shape)}, got {list(tensor.shape)}")
             continue

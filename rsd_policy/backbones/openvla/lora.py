@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rsd_policy.backbones.openvla.config import read_json
+from rsd_policy.backbones.openvla.layout import ADAPTER_CONFIG
 from rsd_policy.errors import CheckpointError
 
-ADAPTER = "lora_adapter"
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+BASE = "base_model_name_or_path"
+"""Entry of the configuration: the base weights' directory or hub id where the adapter was trained."""
 
 PREFIX = "base_model.model."
 
@@ -64,7 +66,7 @@ class LoraAdapter:
             raise CheckpointError(f"{directory / ADAPTER_CONFIG}: expected lora_alpha and r: {error}") from error
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{directory / ADAPTER_WEIGHTS}: {error}; fetch the checkpoint again") from error
-        self.base = str(config.get("base_model_name_or_path") or "")
+        self.base = str(config.get(BASE) or "")
         self.unmerged = {self._weight_name(key) for key in tensors}
         self._tensors = tensors
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from rsd_policy.backbones.openvla.reference import L1Policy, TokenPolicy
 from rsd_policy.backbones.openvla.tokenizer import PromptTokenizer
 from rsd_policy.backbones.openvla.units import Units
 from rsd_policy.backbones.openvla.vision import VisionConfig, unused_parameters
+from rsd_policy.checkpoints.loading import load_policy
 from rsd_policy.errors import CheckpointError, SetupError
 from tests.backbones.openvla.random_checkpoint import (
     NORM_KEY,
@@ -276,6 +279,71 @@ def test_adapter_takes_its_base_from_the_argument(adapter_checkpoint: Path, chec
     assert load_openvla(adapter_checkpoint, base=checkpoint()).horizon == 8
 
 
+def test_an_unmerged_adapters_missing_base_is_called_that(adapter_checkpoint: Path, checkpoint: Checkpoint) -> None:
+    """`base_model_name_or_path` is usually a path of the machine that trained; "no checkpoint" did not say of what."""
+    elsewhere = "/root/.cache/huggingface/hub/models--openvla--openvla-7b/snapshots/31f090d"
+    edit_adapter(adapter_checkpoint / "lora_adapter", elsewhere)
+    with pytest.raises(CheckpointError, match=rf"unmerged LoRA adapter whose base model .*{elsewhere}.*--base"):
+        load_openvla(adapter_checkpoint)
+    with pytest.raises(CheckpointError, match=r"base model was given as '/gone', which is not here.*--base"):
+        load_openvla(adapter_checkpoint, base="/gone")
+    assert load_openvla(adapter_checkpoint, base=checkpoint()).horizon == 8
+    with pytest.raises(CheckpointError, match="expected one for an unmerged LoRA adapter only"):
+        load_openvla(checkpoint(), base=checkpoint())
+
+
+def edit_adapter(folder: Path, base: str) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+
+
+def test_a_bare_folder_of_peft_is_an_adapter(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """`save_pretrained` of PEFT writes the adapter's files into the folder itself; "expected manifest.json"."""
+    write_adapter(tmp_path, str(checkpoint(oft=False)))
+    bare = (tmp_path / "lora_adapter").rename(tmp_path / "tuned")
+    base, tuned = load_openvla(checkpoint(oft=False)), load_policy(bare)
+    assert isinstance(tuned.reference, TokenPolicy)
+    name = "language_model.model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(file_tensors(tuned.reference.backbone)[name], file_tensors(base.backbone)[name])
+
+
+def test_the_adapters_folder_of_a_whole_checkpoint_is_not_taken_for_one(adapter_checkpoint: Path) -> None:
+    """With plain OpenVLA's head on OFT's adapter the arm would move, wrongly."""
+    with pytest.raises(CheckpointError, match=rf"give {adapter_checkpoint}, which has its action_head"):
+        load_policy(adapter_checkpoint / "lora_adapter")
+
+
+def test_a_folder_of_the_hubs_cache_is_its_main_snapshot(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Users copy `models--*` from another machine's cache; "expected manifest.json"."""
+    cache = tmp_path / "models--moojink--openvla-7b-oft"
+    for revision, options in (("aaa", {"oft": False}), ("bbb", {})):
+        shutil.copytree(checkpoint(**options), cache / "snapshots" / revision)
+    with pytest.raises(CheckpointError, match=r"refs/main.*got \['aaa', 'bbb'\]"):
+        load_policy(cache)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("bbb\n")
+    assert load_policy(cache).horizon == 8
+    shutil.rmtree(cache / "snapshots" / "bbb")
+    (cache / "refs" / "main").unlink()
+    assert load_policy(cache).horizon == 1
+
+
+def test_a_quantised_checkpoint_is_called_that(own_checkpoint: Checkpoint) -> None:
+    """float8: "isfinite not implemented"; bitsandbytes: a list of unexpected tensors."""
+    directory = own_checkpoint()
+    edit_config(directory, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(CheckpointError, match=r"quantised \(bitsandbytes\)"):
+        load_openvla(directory)
+    edit_config(directory)
+    shard = load_file(directory / SHARD)
+    name = next(name for name in sorted(shard) if name.endswith("mlp.up_proj.weight"))
+    for kind, value in (("float8_e4m3fn", shard[name].to(torch.float8_e4m3fn)), ("uint8", torch.zeros(9, 1).byte())):
+        companions = {f"{name}.absmax": torch.zeros(9), f"{name}.quant_state.bitsandbytes__nf4": torch.zeros(9).byte()}
+        save_file({**shard, **(companions if kind == "uint8" else {}), name: value}, directory / SHARD)
+        with pytest.raises(CheckpointError, match=rf"quantised \({name} is {kind}\); expected bfloat16"):
+            load_openvla(directory)
+
+
 def test_too_little_memory_is_a_setup_error() -> None:
     with pytest.raises(SetupError, match=r"cpu has no room for 4194304\.0 GiB of torch\.bfloat16 weights"):
         allocate(lambda: torch.nn.Linear(2**30, 2**21, bias=False), torch.device("cpu"), torch.bfloat16)
@@ -295,6 +363,22 @@ def test_pickled_weights_of_the_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(CheckpointError, match=r"convert \['pytorch_model\.bin'\] to safetensors"):
         load_openvla(tmp_path)
+
+
+def test_no_code_that_a_checkpoint_brings_is_run(own_checkpoint: Checkpoint) -> None:
+    """Public checkpoints name modules of their own (`auto_map`) for transformers to import."""
+    directory = own_checkpoint()
+    (directory / "theirs.py").write_text("raise SystemExit('ran')\n")
+    edit_config(directory, auto_map={"AutoConfig": "theirs.Config"})
+    settings = {"tokenizer_class": "LlamaTokenizer", "auto_map": {"AutoTokenizer": ["theirs.Slow", "theirs.Fast"]}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_openvla(directory).backbone.tokenizer("open the drawer")[-1] == 29871
+
+
+def test_transformers_is_imported_for_openvla_alone() -> None:
+    """It takes longer to import than the shipped policy to load."""
+    code = "import sys, rsd_policy; rsd_policy.load_policy('mini'); sys.exit('transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_tokeniser_of_another_model_is_refused(own_checkpoint: Checkpoint) -> None:
