@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from benchmarks.ablations import deviations, exit_layer
 from benchmarks.ablations import tables as ablation_tables
 from benchmarks.ablations.tables import Ablations
-from rsd_policy.errors import RSDError
+from rsd_policy.errors import ArgumentError, RSDError
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
 from rsd_policy.reports.comparison import findings
 from rsd_policy.reports.markdown import results_table, setting, table, tasks_table
@@ -38,7 +38,7 @@ COLOURS = ("#98a2b3", "#2f6fdb", "#d9822b", "#3f9d5a")
 HEAD = """# Results
 
 Written by `python -m benchmarks.results_page` from the result directories of `./rsd eval`; every figure is computed
-from their `episodes.sqlite`. Success rates carry Wilson 95 % intervals.
+from their `episodes.sqlite`, but for sections that say otherwise. Success rates carry Wilson 95 % intervals.
 Differences are from the first run of a table, over the same episodes (same task, initial state and seed): `baseline`,
 or `speculative`, whose final chunks are the same bit for bit. Whether rates differ is decided by the exact McNemar test
 (p < 0.05) alone; the interval of a difference (Newcombe's method 10) says how large it may be. A speed-up is the mean
@@ -60,18 +60,27 @@ def main(argv: list[str]) -> int:
         metavar="FILE",
         help="of benchmarks.ablations, one policy's",
     )
+    parser.add_argument(
+        "--include",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="Markdown that follows the overview as it is",
+    )
     parser.add_argument("--exit-layer", type=Path, metavar="FILE", help="of benchmarks.ablations.exit_layer")
     arguments = parser.parse_args(argv)
     plots = arguments.out.parent / PLOTS
     try:
         groups = load_runs(arguments.directories)
         ablations = Ablations.load(arguments.ablations) if arguments.ablations else None
+        included = [_included(path) for path in arguments.include]
         plots.mkdir(parents=True, exist_ok=True)
         draft_layer = exit_layer.section(arguments.exit_layer, plots) if arguments.exit_layer else None
     except RSDError as error:
         print(f"results: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
-    sections = [HEAD, _overview(groups)]
+    sections = [HEAD, _overview(groups), *included]
     for name, group in zip(_names(groups), groups, strict=True):
         sections.append(_section(name, group, plots))
     drafts = deviations.section(groups, plots)
@@ -98,6 +107,18 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
     return names
 
 
+def _included(path: Path) -> str:
+    """A section that is written by hand: what was measured where no result directory is at hand.
+
+    Raises:
+        ArgumentError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"--include {path}: expected a Markdown file, got {error}") from error
+
+
 def _overview(groups: Sequence[Sequence[Run]]) -> str:
     rows = []
     for group in groups:
@@ -106,7 +127,7 @@ def _overview(groups: Sequence[Sequence[Run]]) -> str:
             low, high = summary["success_ci95"]
             rate = f"{100 * summary['success_rate']:.1f} ({100 * low:.1f} - {100 * high:.1f})" if run.episodes else "-"
             latency = summary["latency_ms"]
-            ratio = comparison["inference_speedup"] if comparison and run.reference == "baseline" else None
+            ratio = comparison["speedup_vs_baseline"] if comparison else None
             rows.append(
                 [
                     run.config.suite,
@@ -116,7 +137,7 @@ def _overview(groups: Sequence[Sequence[Run]]) -> str:
                     str(summary["episodes"]),
                     rate,
                     f"{latency['p50']:.1f}" if latency else "-",
-                    f"{ratio['value']:.2f} x" if ratio else "-",
+                    f"{ratio:.2f} x" if ratio else "-",
                 ]
             )
     header = ["suite", "policy", "hardware", "mode", "episodes", "success, % (95 %)", "inference p50, ms", "speed-up"]

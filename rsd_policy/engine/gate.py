@@ -20,8 +20,9 @@ class Gate:
     Attributes:
         threshold: least probability at which a draft is let through; 0 lets every draft through.
         alpha: promised bound on P(deviation > tolerance | skipped); see `engine.calibration`.
-        steps: length of the prefix that the probability is about. Executing fewer steps keeps the promise, as a prefix
-            of a chunk within tolerance is within tolerance.
+        steps: length of the prefix that the probability is about. Fewer executed steps keep the promise for each state
+            alone, as a prefix of a chunk within tolerance is within tolerance. They do not keep it for an episode: who
+            looks again sooner visits other states, at which the calibration did not look. The audit is there for that.
         start_gripper: what the hand was told before an episode's first chunk, where the calibration knew it; with None
             the first chunk always verifies.
         gripper_rule: a predicted change of the gripper always verifies: opening and closing the hand decide a task.

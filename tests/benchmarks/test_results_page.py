@@ -45,11 +45,16 @@ def runs(make_result: Make, open_run: Open) -> list[Path]:
 
 def test_the_page_holds_every_figure(runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "docs" / "results.md"
-    assert results.main([*map(str, runs), "--out", str(page)]) == 0
+    by_hand = tmp_path / "held-out.md"
+    by_hand.write_text("## Held out\n\n296 / 300\n")
+    assert results.main([*map(str, runs), "--out", str(page), "--include", str(by_hand)]) == 0
+    assert results.main([*map(str, runs), "--out", str(tmp_path / "other.md"), "--include", "not there"]) == 2
     text = page.read_text()
     lines = text.splitlines()
+    assert "296 / 300" in lines
     assert [line for line in lines if line.startswith("## ")] == [
         "## Overview",
+        "## Held out",
         "## libero_goal, policy expert",
         "## libero_object, policy mini",
     ]
