@@ -17,6 +17,9 @@ from rsd_policy.heads import DeviationPredictor, RFSQDraftModel, RFSQHead
 if TYPE_CHECKING:
     from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
+NORMAL_98 = 4.653
+"""Standard deviations between the first and the last percentile of a normal distribution."""
+
 
 @dataclass
 class Heads:
@@ -114,6 +117,17 @@ class Policy:
     def horizon(self) -> int:
         """T, steps of a chunk."""
         return self.backbone.horizon
+
+    def state_statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation [8] of the states of the training; None when the policy reads none."""
+        if isinstance(self.backbone, MiniBackbone):
+            entry = self.manifest["proprio"]
+            return entry["mean"], entry["std"]
+        quantiles = cast("Any", self.backbone).units.proprio
+        if quantiles is None:
+            return None
+        middle, width = (quantiles.q01 + quantiles.q99) / 2.0, quantiles.q99 - quantiles.q01
+        return middle.tolist(), (width / NORMAL_98).tolist()
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts whose weights the checkpoint holds, by their prefix; an external backbone is not among them."""

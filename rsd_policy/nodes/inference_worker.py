@@ -15,8 +15,10 @@ import numpy as np
 from builtin_interfaces.msg import Time
 
 from rsd_policy.errors import RSDError
-from rsd_policy.nodes.messages import GRIPPER_JOINTS, image_from_msg, proprio_from_msgs, to_seconds
+from rsd_policy.nodes.messages import to_nanoseconds
 from rsd_policy.observation import PROPRIO_DIM, ActionChunk, Observation
+from rsd_policy.robots.composition import Composer
+from rsd_policy.robots.contract import Contract
 
 SWITCH_INTERVAL_S = 0.0005
 """Longest time that a thread which wants to run waits for another one's Python code."""
@@ -44,18 +46,16 @@ class Request:
         episode: number of the simulated episode; 0 outside of one.
         activity: counts activations and goals: each of them starts something new, as an episode does.
         instruction: what to do.
-        images: camera -> image.
-        pose: end effector pose.
-        joints: joint states.
+        messages: input of the contract -> message.
+        composer: makes the observation of them.
     """
 
     stamp: Time
     episode: int
     activity: int
     instruction: str
-    images: Mapping[str, Any]
-    pose: Any
-    joints: Any
+    messages: Mapping[str, Any]
+    composer: Composer
 
     def observation(self) -> Observation:
         """Decode.
@@ -63,12 +63,7 @@ class Request:
         Raises:
             ObservationError: an image or the robot state is malformed.
         """
-        return Observation(
-            images={name: image_from_msg(msg, f"{name}/image_raw") for name, msg in self.images.items()},
-            proprio=proprio_from_msgs(self.pose, self.joints, GRIPPER_JOINTS),
-            instruction=self.instruction,
-            stamp=to_seconds(self.stamp),
-        )
+        return self.composer.observation(self.messages, self.instruction, to_nanoseconds(self.stamp))
 
 
 class InferenceWorker:
@@ -76,8 +71,9 @@ class InferenceWorker:
 
     Args:
         make: loads the engine.
-        cameras: camera names of an observation.
+        contract: of the robot.
         image_size: height and width of the images for the warm-up, px.
+        check: called in the worker's thread with each observation before it is answered; what it raises refuses it.
         on_chunk: called in the worker's thread with each chunk; the inference is broken off when it returns False.
         on_error: called in the worker's thread when a request could not be answered.
         on_death: called in the worker's thread with an error that is nobody's plan; the thread ends after it.
@@ -86,16 +82,18 @@ class InferenceWorker:
     def __init__(
         self,
         make: Callable[[], Engine],
-        cameras: tuple[str, ...],
+        contract: Contract,
         *,
         image_size: int,
+        check: Callable[[Request, Observation], None],
         on_chunk: Callable[[Request, ActionChunk], bool],
         on_error: Callable[[Request, RSDError], None],
         on_death: Callable[[BaseException], None],
     ) -> None:
         self._make = make
-        self._cameras = cameras
+        self._contract = contract
         self._image_size = image_size
+        self._check = check
         self._on_chunk, self._on_error, self._on_death = on_chunk, on_error, on_death
         self._condition = threading.Condition()
         self._request: Request | None = None
@@ -163,7 +161,7 @@ class InferenceWorker:
         """One inference on a black image, so that the first real one is as fast as the others."""
         black = np.zeros((self._image_size, self._image_size, 3), dtype=np.uint8)
         observation = Observation(
-            images=dict.fromkeys(self._cameras, black),
+            images={camera.name: black for camera in self._contract.cameras},
             proprio=np.zeros(PROPRIO_DIM, dtype=np.float32),
             instruction="do nothing",
         )
@@ -177,7 +175,9 @@ class InferenceWorker:
             if context != self._context:
                 engine.reset()
                 self._context = context
-            for chunk in engine.stream(request.observation()):
+            observation = request.observation()
+            self._check(request, observation)
+            for chunk in engine.stream(observation):
                 if not self._on_chunk(request, chunk):
                     return
         except RSDError as error:

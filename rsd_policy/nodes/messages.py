@@ -1,18 +1,15 @@
-"""Between ROS messages and the ROS-free types: stamps, images, robot state, chunks."""
+"""Between ROS messages and the ROS-free types: stamps, images, chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import PoseStamped
 from numpy.typing import ArrayLike, NDArray
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image
 
-from rsd_policy.errors import ActionError, ObservationError
-from rsd_policy.observation import ActionChunk, ChunkStats, proprio_from_pose
+from rsd_policy.errors import ActionError
+from rsd_policy.observation import ActionChunk, ChunkStats
 
 NANOSECONDS = 1_000_000_000
 
@@ -52,41 +49,6 @@ def image_to_msg(image: NDArray[np.uint8], stamp: Time, frame_id: str) -> Image:
     # bytes are taken over in 0.005 ms; an ndarray would be converted element by element in 10-18 ms
     msg.data = image.tobytes()
     return msg
-
-
-def image_from_msg(msg: Image, topic: str) -> NDArray[np.uint8]:
-    """Read an rgb8 or bgr8 image as RGB, uint8 [H, W, 3].
-
-    Raises:
-        ObservationError: another encoding, or the data do not have the size that the header announces.
-    """
-    if msg.encoding not in ("rgb8", "bgr8"):
-        raise ObservationError(f"{topic}: expected encoding rgb8 or bgr8, got '{msg.encoding}'")
-    row = 3 * msg.width
-    if msg.width == 0 or msg.height == 0 or msg.step < row or len(msg.data) != msg.step * msg.height:
-        raise ObservationError(
-            f"{topic}: expected {msg.height} rows of {msg.step} bytes with {msg.width} pixels of 3 bytes each, "
-            f"got {len(msg.data)} bytes"
-        )
-    rows = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
-    image = rows.reshape(msg.height, msg.width, 3)
-    return image if msg.encoding == "rgb8" else np.ascontiguousarray(image[..., ::-1])
-
-
-def proprio_from_msgs(pose: PoseStamped, joints: JointState, gripper_joints: Iterable[str]) -> NDArray[np.float32]:
-    """The proprioceptive state [8] of `proprio_from_pose`.
-
-    Raises:
-        ObservationError: a gripper joint is not in the message.
-    """
-    positions = dict(zip(joints.name, joints.position, strict=False))
-    missing = [name for name in gripper_joints if name not in positions]
-    if missing:
-        raise ObservationError(
-            f"joint_states: expected positions of {', '.join(gripper_joints)}, got {', '.join(positions) or 'none'}"
-        )
-    p, q = pose.pose.position, pose.pose.orientation
-    return proprio_from_pose([p.x, p.y, p.z], [q.x, q.y, q.z, q.w], [positions[name] for name in gripper_joints])
 
 
 def chunk_to_msg(chunk: ActionChunk, stamp: Time, episode: int, mode: str) -> ActionChunkMsg:

@@ -13,21 +13,19 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
 from rsd_msgs.msg import EpisodeStatus
-from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from rsd_policy.errors import InferenceError, ObservationError, RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
+from rsd_policy.nodes.message_class import message_class
 from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
-from rsd_policy.nodes.observation_sync import ObservationSync
 from rsd_policy.nodes.parameters import (
     declare_choice,
     declare_float,
@@ -37,14 +35,21 @@ from rsd_policy.nodes.parameters import (
 )
 from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
-from rsd_policy.observation import ActionChunk
+from rsd_policy.observation import ActionChunk, Observation
+from rsd_policy.robots.alignment import Moment, make_aligner
+from rsd_policy.robots.composition import Composer
+from rsd_policy.robots.contract import DEFAULT_ROBOT, load_contract
+from rsd_policy.robots.state import stamp_of
+from rsd_policy.robots.state_check import StateCheck
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, MODES
-
-CAMERAS = ("agentview", "wrist")
 
 CHECK_PERIOD_S = 0.5
 INPUT_TIMEOUT_S = 2.0
 """An observation that is incomplete for this long has lost an input: that is reported as an error."""
+
+
+STATE_WARNING_S = 10.0
+"""A state that is unlike the training's is logged at most this often."""
 
 
 class PolicyNode(LifecycleNode):
@@ -57,6 +62,9 @@ class PolicyNode(LifecycleNode):
         self._alpha, self._norm_key = declare_policy_options(self)
         self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
+        self._contract = load_contract(
+            declare_text(self, "robot", DEFAULT_ROBOT, "Contract of the robot: a name of config/robots, or a path")
+        )
         self._execute_steps: int = declare_setting(self, EXECUTE_STEPS)
         self._image_size: int = declare_setting(self, IMAGE_SIZE)  # of the warm-up
         self._inference_timeout = declare_float(
@@ -64,7 +72,9 @@ class PolicyNode(LifecycleNode):
         )
         self._diagnostics = Diagnostics(self, self._device)
         self._diagnostics.set("inference", STALE, "not configured")
-        self._sync = ObservationSync([*CAMERAS, "eef_pose", "joint_states"])
+        self._composer = Composer(self._contract)
+        self._state_check = StateCheck(self._contract, None)
+        self._sync = make_aligner(self._contract.inputs, self._contract.alignment)
         self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
         self._worker: InferenceWorker | None = None
         # Guards what the threads share. Publishing happens under it too: when deactivate returns, no chunk can follow.
@@ -92,12 +102,10 @@ class PolicyNode(LifecycleNode):
         # Real cameras are consumed with the sensor-data profile (REP 2003). In lockstep a lost image would hold up the
         # simulation, so there it must arrive.
         qos = LOCKSTEP_INPUT if self._lockstep else qos_profile_sensor_data
-        for camera in CAMERAS:
-            self._receiver.subscribe(Image, f"{camera}/image_raw", partial(self._on_input, camera), qos)
-        self._receiver.subscribe(PoseStamped, "eef_pose", partial(self._on_input, "eef_pose"), qos)
-        self._receiver.subscribe(JointState, "joint_states", partial(self._on_input, "joint_states"), qos)
-        self._receiver.subscribe(EpisodeStatus, "episode", self._on_status, COMMANDS)
-        self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
+        for name, (topic, kind) in self._contract.inputs.items():
+            self._receiver.subscribe(message_class(kind), topic, partial(self._on_input, name), qos)
+        self._receiver.subscribe(EpisodeStatus, self._contract.action.episode, self._on_status, COMMANDS)
+        self.create_subscription(String, self._contract.instruction_topic, self._on_instruction, LATCHED)
 
     def close(self) -> None:
         """End the node's threads."""
@@ -116,8 +124,9 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         worker = InferenceWorker(
             self._make_engine,
-            CAMERAS,
+            self._contract,
             image_size=self._image_size,
+            check=self._check_state,
             on_chunk=self._on_chunk,
             on_error=self._on_error,
             on_death=self._on_death,
@@ -142,6 +151,7 @@ class PolicyNode(LifecycleNode):
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
         policy = load_policy(self._policy, self._device, norm_key=self._norm_key)
+        self._state_check = StateCheck(self._contract, policy.state_statistics())
         engine: Engine = RSDInferenceEngine(
             policy,
             mode=cast("Any", self._mode),
@@ -194,19 +204,21 @@ class PolicyNode(LifecycleNode):
                 self._take_input(name, msg)
 
     def _take_input(self, name: str, msg: Any) -> None:
-        stamp = to_nanoseconds(msg.header.stamp)
+        by_arrival = self._contract.alignment.stamps == "arrival"
+        stamp = int(self.get_clock().now().nanoseconds) if by_arrival else stamp_of(msg)
         if self._sync.restart(stamp):
             self.get_logger().warning(f"{name}: the time stamps went back to {stamp * 1e-9:.3f} s; starting anew")
             self._submitted = -1
             self._answers = []
-        moment = self._sync.add(name, stamp, msg)
-        if moment is None:
+        kept = self._composer.take(name, msg)
+        moments = [] if kept is None else self._sync.add(name, stamp, kept, self._now())
+        if not moments:
             return
         self._waiting_since = None if self._lockstep else self._now()
         if self._lockstep:
             self._try_lockstep()
-        elif stamp > self._submitted:
-            self._submit(moment, stamp)
+        elif moments[-1].stamp > self._submitted:
+            self._submit(moments[-1])
 
     def _on_instruction(self, msg: String) -> None:
         self._topic_instruction = msg.data
@@ -242,12 +254,13 @@ class PolicyNode(LifecycleNode):
         if self._asked is None:
             return
         stamp = to_nanoseconds(self._asked.header.stamp)
-        moment = self._sync.moment(stamp)
+        moment = self._sync.moment(stamp, self._now())
         if moment is not None:
             self._asked = self._waiting_since = None
-            self._submit(moment, stamp)
+            self._submit(moment)
 
-    def _submit(self, moment: dict[str, Any], stamp: int) -> None:
+    def _submit(self, moment: Moment) -> None:
+        stamp = moment.stamp
         status = self._status
         if status is not None and status.state != EpisodeStatus.RUNNING:
             status = None
@@ -269,9 +282,8 @@ class PolicyNode(LifecycleNode):
                 episode=status.episode if status else 0,
                 activity=self._activations + self._goal.accepted,
                 instruction=instruction,
-                images={camera: moment[camera] for camera in CAMERAS},
-                pose=moment["eef_pose"],
-                joints=moment["joint_states"],
+                messages=moment.messages,
+                composer=self._composer,
             )
         )
 
@@ -311,7 +323,7 @@ class PolicyNode(LifecycleNode):
         stamp = to_nanoseconds(asked.header.stamp) if asked is not None else self._sync.newest()
         # nothing is missing of the newest moment: then nothing came after it
         missing = self._sync.missing(stamp) or self._sync.inputs
-        topics = ", ".join(f"{name}/image_raw" if name in CAMERAS else name for name in missing)
+        topics = ", ".join(self._contract.inputs[name][0] for name in missing)
         return ObservationError(
             f"observation after {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
             f"{topics} did not come; check that the topic is published"
@@ -322,6 +334,14 @@ class PolicyNode(LifecycleNode):
         return nanoseconds
 
     # -- outputs (inference thread)
+
+    def _check_state(self, request: Request, observation: Observation) -> None:
+        odd = self._state_check.check(observation, (request.episode, request.activity))
+        if not odd:
+            self._diagnostics.set("state", OK, "like the training's")
+            return
+        self.get_logger().warning("; ".join(odd), throttle_duration_sec=STATE_WARNING_S)
+        self._diagnostics.set("state", WARN, "; ".join(odd))
 
     def _on_chunk(self, request: Request, chunk: ActionChunk) -> bool:
         msg = chunk_to_msg(chunk, request.stamp, request.episode, self._mode)

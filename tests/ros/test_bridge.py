@@ -11,9 +11,13 @@ from rsd_msgs.srv import ResetEpisode
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray
 
-from rsd_policy.nodes.messages import GRIPPER_JOINTS, image_from_msg, proprio_from_msgs, to_nanoseconds
+from rsd_policy.nodes.messages import to_nanoseconds
+from rsd_policy.robots.contract import IMAGE, load_contract
+from rsd_policy.robots.images import decode_image
+from rsd_policy.robots.state import compose_state
 from sim_bridge.libero_env import LiberoEnv
 
+ROBOT = load_contract()
 SUITE, TASK, INIT = "libero_spatial", 2, 7
 PERIOD_NS = 50_000_000
 CLOSE = [0.3, 0.0, -0.2, 0.0, 0.1, 0.0, 1.0]
@@ -92,9 +96,9 @@ def test_the_robot_looks_as_in_process_bit_for_bit(robot, reference):
     expected = reference.observe()
     stamp = to_nanoseconds(robot.statuses[0].header.stamp)
     for name, messages in robot.images.items():
-        assert np.array_equal(image_from_msg(robot.at(messages, stamp), name), expected.images[name])
+        assert np.array_equal(decode_image(robot.at(messages, stamp), IMAGE, name), expected.images[name])
     pose, joints = robot.at(robot.poses, stamp), robot.at(robot.joints, stamp)
-    assert proprio_from_msgs(pose, joints, GRIPPER_JOINTS).tobytes() == expected.proprio.tobytes()
+    assert compose_state(pose, joints, ROBOT.pose, ROBOT.gripper).tobytes() == expected.proprio.tobytes()
     assert np.array_equal(joints.position[:7], reference.robot_state().joint_positions)
     state = robot.privileged(robot.statuses[0].episode, 0)
     assert np.array_equal(state, reference.privileged_state())
@@ -136,10 +140,10 @@ def test_a_command_moves_one_step_and_only_the_last_of_a_chunk_renders(robot, re
     stamp = first + 3 * PERIOD_NS
     expected = reference.observe()
     for name, messages in robot.images.items():
-        assert np.array_equal(image_from_msg(robot.at(messages, stamp), name), expected.images[name])
+        assert np.array_equal(decode_image(robot.at(messages, stamp), IMAGE, name), expected.images[name])
         assert {to_nanoseconds(m.header.stamp) for m in messages} == {first, stamp}, "frames that nobody reads"
     pose, joints = robot.at(robot.poses, stamp), robot.at(robot.joints, stamp)
-    assert proprio_from_msgs(pose, joints, GRIPPER_JOINTS).tobytes() == expected.proprio.tobytes()
+    assert compose_state(pose, joints, ROBOT.pose, ROBOT.gripper).tobytes() == expected.proprio.tobytes()
 
 
 def test_clock_runs_with_the_simulation(robot):

@@ -11,9 +11,11 @@ from sensor_msgs.msg import JointState
 
 from rsd_policy import RSDInferenceEngine, load_policy
 from rsd_policy.nodes.inference_worker import InferenceWorker, Request
-from rsd_policy.nodes.messages import GRIPPER_JOINTS, image_to_msg, to_stamp
+from rsd_policy.nodes.messages import GRIPPER_JOINTS, WORLD_FRAME, image_to_msg, to_stamp
+from rsd_policy.robots.composition import Composer
+from rsd_policy.robots.contract import load_contract
 
-CAMERAS = ("agentview", "wrist")
+ROBOT = load_contract()
 IMAGE = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
@@ -27,10 +29,12 @@ class CountingEngine(RSDInferenceEngine):
 
 def request(episode: int, activity: int) -> Request:
     pose = PoseStamped()
+    pose.header.frame_id = WORLD_FRAME
     pose.pose.orientation.w = 1.0
     joints = JointState(name=list(GRIPPER_JOINTS), position=[0.04, -0.04])
-    images = dict.fromkeys(CAMERAS, image_to_msg(IMAGE, to_stamp(0), ""))
-    return Request(to_stamp(0), episode, activity, "pick up the bowl", images, pose, joints)
+    image = image_to_msg(IMAGE, to_stamp(0), "")
+    messages = {"agentview": image, "wrist": image, "pose": pose, "joints": joints}
+    return Request(to_stamp(0), episode, activity, "pick up the bowl", messages, Composer(ROBOT))
 
 
 @pytest.fixture
@@ -49,8 +53,9 @@ def worker(untrained):
 
     worker = InferenceWorker(
         lambda: CountingEngine(load_policy(untrained), mode="speculative", device="cpu"),
-        CAMERAS,
+        ROBOT,
         image_size=64,
+        check=lambda request, observation: None,
         on_chunk=on_chunk,
         on_error=on_failure,
         on_death=on_failure,

@@ -12,17 +12,20 @@ from sensor_msgs.msg import Image, JointState
 from rsd_policy.errors import ActionError, ObservationError
 from rsd_policy.nodes.messages import (
     GRIPPER_JOINTS,
+    WORLD_FRAME,
     actions_from_msg,
     chunk_from_msg,
     chunk_to_msg,
-    image_from_msg,
     image_to_msg,
-    proprio_from_msgs,
     to_nanoseconds,
     to_stamp,
 )
 from rsd_policy.observation import ActionChunk, ChunkStats, proprio_from_pose
+from rsd_policy.robots.contract import IMAGE, load_contract
+from rsd_policy.robots.images import decode_image
+from rsd_policy.robots.state import compose_state
 
+ROBOT = load_contract()
 RNG = np.random.default_rng(0)
 
 
@@ -32,14 +35,14 @@ def travel(msg):
 
 def test_an_image_arrives_as_it_was_sent():
     image = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    received = image_from_msg(travel(image_to_msg(image, to_stamp(5), "frame")), "camera")
+    received = decode_image(travel(image_to_msg(image, to_stamp(5), "frame")), IMAGE, "camera")
     assert received.dtype == np.uint8
     assert np.array_equal(received, image)
 
 
 def test_a_view_with_strides_is_sent_as_it_looks():
     image = RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)[::-1, ::2]
-    assert np.array_equal(image_from_msg(travel(image_to_msg(image, to_stamp(0), "")), "camera"), image)
+    assert np.array_equal(decode_image(travel(image_to_msg(image, to_stamp(0), "")), IMAGE, "camera"), image)
 
 
 def test_bgr_and_padded_rows_of_real_cameras_are_read():
@@ -47,14 +50,14 @@ def test_bgr_and_padded_rows_of_real_cameras_are_read():
     msg = image_to_msg(image, to_stamp(0), "")
     msg.encoding, msg.step = "bgr8", 16
     msg.data = np.pad(image[..., ::-1].reshape(4, 15), ((0, 0), (0, 1))).tobytes()
-    assert np.array_equal(image_from_msg(travel(msg), "camera"), image)
+    assert np.array_equal(decode_image(travel(msg), IMAGE, "camera"), image)
 
 
 def test_an_unknown_encoding_is_refused_with_the_topic_in_the_message():
     msg = image_to_msg(np.zeros((4, 4, 3), np.uint8), to_stamp(0), "")
     msg.encoding = "16UC1"
-    with pytest.raises(ObservationError, match=r"wrist/image_raw: expected encoding .* got '16UC1'"):
-        image_from_msg(msg, "wrist/image_raw")
+    with pytest.raises(ObservationError, match=r"wrist/image_raw: '16UC1' is a depth image"):
+        decode_image(msg, IMAGE, "wrist/image_raw")
 
 
 @pytest.mark.parametrize("change", [{"height": 5}, {"width": 5}, {"step": 11}, {"data": b""}])
@@ -63,26 +66,29 @@ def test_an_image_whose_data_do_not_fit_its_header_is_refused(change):
     for name, value in change.items():
         setattr(msg, name, value)
     with pytest.raises(ObservationError, match="camera: expected"):
-        image_from_msg(msg, "camera")
+        decode_image(msg, IMAGE, "camera")
     with pytest.raises(ObservationError, match="camera: expected"):
-        image_from_msg(Image(encoding="rgb8"), "camera")
+        decode_image(Image(encoding="rgb8"), IMAGE, "camera")
 
 
 def test_the_state_of_the_robot_is_bit_equal_to_that_of_the_in_process_loop():
     position, quaternion, fingers = RNG.normal(size=3), RNG.normal(size=4), RNG.normal(size=2) / 50
     quaternion /= np.linalg.norm(quaternion)
     pose = PoseStamped()
+    pose.header.frame_id = WORLD_FRAME
     p, q = pose.pose.position, pose.pose.orientation
     p.x, p.y, p.z = position
     q.x, q.y, q.z, q.w = quaternion
     joints = JointState(name=["a", *GRIPPER_JOINTS], position=[0.5, *fingers])
-    received = proprio_from_msgs(travel(pose), travel(joints), GRIPPER_JOINTS)
+    received = compose_state(travel(pose), travel(joints), ROBOT.pose, ROBOT.gripper)
     assert received.tobytes() == proprio_from_pose(position, quaternion, fingers).tobytes()
 
 
 def test_a_missing_finger_is_named():
+    in_world = PoseStamped()
+    in_world.header.frame_id = WORLD_FRAME
     with pytest.raises(ObservationError, match="panda_finger_joint2, got panda_finger_joint1"):
-        proprio_from_msgs(PoseStamped(), JointState(name=GRIPPER_JOINTS[:1], position=[0.0]), GRIPPER_JOINTS)
+        compose_state(in_world, JointState(name=GRIPPER_JOINTS[:1], position=[0.0]), ROBOT.pose, ROBOT.gripper)
 
 
 CHUNKS = {

@@ -20,17 +20,20 @@ from rsd_policy import Observation, RSDInferenceEngine, load_policy
 from rsd_policy.nodes.messages import (
     ARM_JOINTS,
     GRIPPER_JOINTS,
+    WORLD_FRAME,
     chunk_from_msg,
     image_to_msg,
-    proprio_from_msgs,
     to_nanoseconds,
     to_stamp,
 )
 from rsd_policy.nodes.runtime import LATCHED
+from rsd_policy.robots.contract import load_contract
+from rsd_policy.robots.state import compose_state
 from tests.ros.probe import ACTIVATE, CONFIGURE, DEACTIVATE
 
 INSTRUCTION = "pick up the bowl"
 FRAMES = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+ROBOT = load_contract()
 INFERENCE = "policy_node: inference"
 
 
@@ -52,6 +55,7 @@ class Robot:
         """One moment; returns its stamp and the proprioceptive state."""
         stamp = to_stamp(next(self.clock))
         pose = PoseStamped()
+        pose.header.frame_id = WORLD_FRAME
         pose.header.stamp = stamp
         pose.pose.position.x, pose.pose.orientation.w = x, 1.0
         joints = JointState(name=[*ARM_JOINTS, *GRIPPER_JOINTS], position=[0.1] * 7 + [0.04, -0.04])
@@ -62,7 +66,7 @@ class Robot:
             camera.publish(msg)
         self.poses.publish(pose)
         self.joints.publish(joints)
-        return to_nanoseconds(stamp), proprio_from_msgs(pose, joints, GRIPPER_JOINTS)
+        return to_nanoseconds(stamp), compose_state(pose, joints, ROBOT.pose, ROBOT.gripper)
 
     def of(self, stamp):
         return [c for c in self.chunks if to_nanoseconds(c.header.stamp) == stamp]
@@ -144,7 +148,7 @@ def test_time_that_goes_back_starts_anew(robot, monkeypatch):
     ("fault", "text"),
     [
         ({"x": float("nan")}, "ObservationError: proprio: expected finite numbers"),
-        ({"encoding": "mono8"}, "agentview/image_raw: expected encoding rgb8 or bgr8, got 'mono8'"),
+        ({"encoding": "16UC1"}, "agentview/image_raw: '16UC1' is a depth image"),
     ],
 )
 def test_rubbish_is_reported_and_gives_no_chunk(robot, fault, text):

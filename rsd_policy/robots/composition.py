@@ -1,0 +1,49 @@
+"""Makes an observation of the messages of one moment, as a contract says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rsd_policy.observation import Observation
+from rsd_policy.robots.contract import Contract
+from rsd_policy.robots.image_operations import apply_operations
+from rsd_policy.robots.images import VideoDecoder, decode_image, is_video
+from rsd_policy.robots.state import compose_state
+
+
+class Composer:
+    """Decodes messages (rclpy's or rosbags') of the inputs of one robot."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._kinds = {camera.name: camera.type for camera in contract.cameras}
+        self._videos = {c.name: VideoDecoder(c.topic) for c in contract.cameras if is_video(c.type)}
+
+    def needs_every_message(self, name: str) -> bool:
+        """Whether all messages of an input have to be given to `take`, because an image builds on those before it."""
+        return name in self._videos
+
+    def take(self, name: str, message: Any) -> Any | None:
+        """What to keep of a message as it comes: video is decoded at once; None when there is nothing to keep."""
+        video = self._videos.get(name)
+        return message if video is None else video.decode(message, self._kinds[name])
+
+    def observation(self, messages: Mapping[str, Any], instruction: str, stamp: int) -> Observation:
+        """The observation of a moment.
+
+        Args:
+            messages: input -> what `take` returned.
+            instruction: what to do.
+            stamp: ns.
+
+        Raises:
+            ObservationError: a message is malformed, or not what the contract says.
+        """
+        images = {}
+        for camera in self._contract.cameras:
+            message = messages[camera.name]
+            decoded = message if camera.name in self._videos else decode_image(message, camera.type, camera.topic)
+            images[camera.name] = apply_operations(decoded, camera.operations, camera.name)
+        state = compose_state(messages["pose"], messages["joints"], self._contract.pose, self._contract.gripper)
+        return Observation(images=images, proprio=state, instruction=instruction, stamp=stamp * 1e-9)
