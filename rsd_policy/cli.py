@@ -15,6 +15,8 @@ COMMANDS = {
     "eval": ("rsd_policy.commands.eval", "run episodes in closed loop on LIBERO: success, latency, acceptance"),
     "report": ("rsd_policy.commands.report", "write the HTML report of a result directory"),
     "compare": ("rsd_policy.commands.compare", "compare two results episode by episode"),
+    "record": ("rsd_policy.commands.record", "record a simulated episode, or what runs in this domain, as a bag"),
+    "replay": ("rsd_policy.commands.replay", "show a bag to a policy and compare its answers with what was recorded"),
     "collect": ("rsd_policy.commands.collect", "record demonstrations of the scripted expert"),
     "fit-codec": ("rsd_policy.commands.fit_codec", "fit the action codec to demonstrations"),
     "train": ("rsd_policy.commands.train", "train a policy on demonstrations"),
@@ -45,7 +47,8 @@ def usage() -> str:
             *(f"  {name:<{width}}  {line}" for name, line in lines.items()),
             "",
             "`rsd SUBCOMMAND --help` tells the arguments. --debug (or RSD_DEBUG=1) shows the traceback of an error.",
-            "Exit status: 0 done, 2 wrong arguments, 3 not set up or checkpoint invalid, 4 episodes could not be run.",
+            "Exit status: 0 done, 2 wrong arguments, 3 not set up or checkpoint invalid, 4 could not be run, "
+            "5 outside the tolerance.",
         ]
     )
 

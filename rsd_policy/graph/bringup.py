@@ -38,6 +38,7 @@ class NodeSpec:
         name: node name.
         parameters: name -> value.
         conducts: the graph's work is done when this process ends, and its exit status is the graph's.
+        speaks: it prints to the terminal, as the one that conducts does.
     """
 
     package: str
@@ -46,6 +47,7 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     conducts: bool = False
+    speaks: bool = False
 
 
 EVAL_ARGUMENTS = (
@@ -138,3 +140,41 @@ def eval_nodes(
         conducts=True,
     )
     return [bridge, driver, executor, conductor]
+
+
+def record_node(*, robot: str, out: str, provenance: str) -> NodeSpec:
+    """What records the topics of a robot's contract into a bag.
+
+    Args:
+        robot: name or path of the contract.
+        out: directory of the bag.
+        provenance: JSON that goes into the bag.
+    """
+    parameters: dict[str, ParameterValue] = {"robot": robot, "out": out, "provenance": provenance}
+    return NodeSpec("rsd_policy", "record_node", "rsd_policy.nodes.record_node", "record_node", parameters, speaks=True)
+
+
+def replay_nodes(
+    *, robot: str, policy: str, mode: str, alpha: float | None, norm_key: str | None, device: str, session: str
+) -> list[NodeSpec]:
+    """policy_node, and what shows it a bag.
+
+    Args:
+        session: arguments of `rsd replay`, JSON.
+
+    The other arguments are those of `rsd replay`.
+    """
+    parameters: dict[str, ParameterValue] = {
+        "robot": robot,
+        "policy": policy,
+        "mode": mode,
+        "alpha": alpha or 0.0,
+        "norm_key": norm_key or "",
+        "device": device,
+        "clock": "lockstep",
+    }
+    policy_node = NodeSpec("rsd_policy", "policy_node", "rsd_policy.nodes.policy_node", "policy_node", parameters)
+    replay_node = NodeSpec(
+        "rsd_policy", "replay_node", "rsd_policy.nodes.replay_node", "replay_node", {"session": session}, conducts=True
+    )
+    return [policy_node, replay_node]

@@ -52,8 +52,13 @@ class GraphProcess:
     log: Path | None
 
 
-def run_eval(config: EvalConfig, out: Path) -> int:
+def run_eval(config: EvalConfig, out: Path, more: Sequence[NodeSpec] = ()) -> int:
     """Run the pending episodes of an evaluation over ROS; eval_node records them in `out`.
+
+    Args:
+        config: the evaluation.
+        out: of the results.
+        more: further processes of the graph.
 
     Returns:
         The exit status of eval_node: 0, or that of `rsd eval` for what it has printed.
@@ -75,7 +80,7 @@ def run_eval(config: EvalConfig, out: Path) -> int:
         out=str(out),
         report=False,
     )
-    return run_graph(specs, config=shared_path(str(EVAL_CONFIG)), logs=out / "logs")
+    return run_graph([*specs, *more], config=shared_path(str(EVAL_CONFIG)), logs=out / "logs")
 
 
 def run_graph(specs: Sequence[NodeSpec], *, config: Path | None, logs: Path) -> int:
@@ -122,18 +127,14 @@ def _watch(processes: Sequence[GraphProcess], received: Sequence[int]) -> int:
 
 def start_process(spec: NodeSpec, *, config: Path | None, logs: Path, domain: int) -> GraphProcess:
     """Start one process of a graph, which ends when this process does."""
-    command = [sys.executable, "-m", spec.module, "--ros-args", "-r", f"__node:={spec.name}"]
-    if config is not None:
-        command += ["--params-file", str(config)]
-    for name, value in spec.parameters.items():
-        command += ["-p", f"{name}:={_yaml(value)}"]
+    command = [sys.executable, "-m", spec.module, *ros_arguments(spec, config)]
     environment = os.environ | {
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
         SUPERVISOR_PID: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
-    if spec.conducts:
+    if spec.conducts or spec.speaks:
         command += ["--log-level", "warn"]
         return GraphProcess(spec, subprocess.Popen(command, env=environment, start_new_session=True), None)
     log = logs / f"{spec.name}.log"
@@ -142,6 +143,16 @@ def start_process(spec: NodeSpec, *, config: Path | None, logs: Path, domain: in
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     return GraphProcess(spec, popen, log)
+
+
+def ros_arguments(spec: NodeSpec, config: Path | None) -> list[str]:
+    """What a node's process is called with; `config` is a ROS parameter file."""
+    arguments = ["--ros-args", "-r", f"__node:={spec.name}"]
+    if config is not None:
+        arguments += ["--params-file", str(config)]
+    for name, value in spec.parameters.items():
+        arguments += ["-p", f"{name}:={_yaml(value)}"]
+    return arguments
 
 
 def _yaml(value: ParameterValue) -> str:
