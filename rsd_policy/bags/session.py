@@ -1,0 +1,133 @@
+"""One replay from its arguments to its report, whoever answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rsd_policy.bags.html import write_html
+from rsd_policy.bags.playback import Playback, Recorded, read_recorded
+from rsd_policy.bags.reader import Bag
+from rsd_policy.bags.replay import Answerer, EngineAnswerer, expectation, make_policy, replay
+from rsd_policy.bags.results import HTML, JSON, JUNIT, summarise, write_junit
+from rsd_policy.bags.table import print_replay
+from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256
+from rsd_policy.errors import BagError
+from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
+from rsd_policy.robots.contract import Contract, load_contract
+from rsd_policy.settings import DEFAULT_MODE
+
+
+def replay_in_process(arguments: argparse.Namespace) -> int:
+    """`rsd replay --no-ros`; returns the exit status."""
+    run = recorded_run(arguments)
+    policy = make_policy(run["policy"], arguments.device, run["norm_key"])
+    answerer = EngineAnswerer(policy, run["mode"], arguments.device, run["alpha"])
+    return run_session(arguments, run, lambda contract: answerer, policy)
+
+
+def run_session(
+    arguments: argparse.Namespace, run: dict[str, Any], make: Callable[[Contract], Answerer], policy: Any | None = None
+) -> int:
+    """Replay, write the report, print the table; returns the exit status.
+
+    Args:
+        arguments: of `rsd replay`.
+        run: of `recorded_run`.
+        make: makes what answers.
+        policy: loaded already; otherwise it is loaded when the comparison needs it.
+    """
+    contract = load_contract(arguments.robot)
+    with Bag(arguments.bag) as bag:
+        playback = Playback(
+            bag,
+            contract,
+            read_recorded(bag, contract, arguments.namespace),
+            instruction=arguments.instruction,
+            period_s=arguments.period,
+            namespace=arguments.namespace,
+        )
+        loaded: list[Any] = [policy] if policy is not None else []
+
+        def in_mode(mode: Any) -> Answerer:
+            if not loaded:
+                loaded.append(make_policy(run["policy"], arguments.device, run["norm_key"]))
+            return EngineAnswerer(loaded[0], mode, arguments.device, run["alpha"] if mode == "gated" else None)
+
+        against, expected = expectation(arguments.against, playback, in_mode)
+        statistics = loaded[0].state_statistics() if loaded and contract.state_check != "off" else None
+        answerer = make(contract)
+        replayed = replay(playback, answerer, against, expected, statistics=statistics, on_answer=_progress)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        if not replayed.answers:
+            raise BagError(f"{bag.path}: no observation could be made of it{_why(playback)}")
+        summary = summarise(replayed, playback, run | {"device": arguments.device, "ros": not arguments.no_ros})
+        out: Path = arguments.out
+        out.mkdir(parents=True, exist_ok=True)
+        (out / JSON).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_junit(summary, out / JUNIT)
+        write_html(summary, replayed, out / HTML)
+        print_replay(summary, out)
+    return OUTSIDE_TOLERANCE if summary["within_tolerance"] is False else DONE
+
+
+def recorded_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What answers: as asked for, or as it was when the bag was recorded.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+    """
+    contract = load_contract(arguments.robot)
+    with Bag(arguments.bag) as bag:
+        recorded = read_recorded(bag, contract, arguments.namespace)
+    then = _then(recorded)
+    mode = arguments.mode or then.get("mode") or DEFAULT_MODE
+    policy = arguments.policy or then.get("policy") or "mini"
+    alpha = (
+        arguments.alpha if arguments.alpha is not None else (then.get("alpha") if mode == then.get("mode") else None)
+    )
+    return {
+        "policy": policy,
+        "policy_sha256": _digest(policy),
+        "recorded_policy_sha256": then.get("policy_sha256"),
+        "mode": mode,
+        "alpha": alpha if mode == "gated" else None,
+        "norm_key": arguments.norm_key or then.get("norm_key"),
+    }
+
+
+def _then(recorded: Recorded) -> dict[str, Any]:
+    then = dict(recorded.provenance.get("run") or {})
+    modes = {chunk.mode for chunk in recorded.chunks.values()}
+    if len(modes) == 1:
+        then["mode"] = modes.pop()
+    return then
+
+
+def _digest(policy: str) -> str | None:
+    manifest = resolve_checkpoint(policy) / MANIFEST
+    return sha256(manifest) if manifest.is_file() else None
+
+
+def _progress(answer: Any) -> None:
+    if sys.stderr.isatty():
+        print(f"\r  observation at {answer.stamp * 1e-9:.3f} s", end="", file=sys.stderr, flush=True)
+
+
+def _why(playback: Playback) -> str:
+    reasons = [
+        *playback.bag.damage,
+        *(f"{topic}: {count} messages are damaged" for topic, count in playback.damaged.items()),
+        *(f"{count} x {error}" for error, count in playback.refused.most_common(3)),
+    ]
+    if not reasons:
+        reasons = [
+            f"no moment had all of {', '.join(playback.contract.inputs)} "
+            f"({playback.contract.alignment.how} stamps; `rsd robot check` shows them)"
+        ]
+    return ": " + "; ".join(reasons)
