@@ -13,11 +13,11 @@ BAGS = ["rosbags>=0.11", "mcap>=1.2", "opencv-python>=4.8", "rich>=13", "matplot
 # a peer that benchmarks/codec compares with
 BENCH = ["vector-quantize-pytorch>=1.32"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13", "pillow>=10", "simplejpeg>=1.9"]
-DEV += ["rosbags-image>=0.10"]
+DEV += ["rosbags-image>=0.10", "mkdocs-material>=9.5"]
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version="0.2.0",
     description="Vision-language-action policies for robot arms in ROS 2, made fast by residual speculative decoding",
     maintainer="rsd_policy maintainers",
     maintainer_email="maintainers@rsd-policy.org",

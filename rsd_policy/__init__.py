@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 # The variable is read when torch is loaded, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from rsd_policy.checkpoints.loading import Policy, load_policy
