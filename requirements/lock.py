@@ -1,9 +1,11 @@
 """Writes lock.txt and ros-wheels.txt from direct.txt and ros-direct.txt. For maintainers: the set-up only reads them.
 
     python3 requirements/lock.py python3.11 python3.12 python3.10
+    python3 requirements/lock.py --upgrade python3.11 python3.12 python3.10
 
-Each interpreter resolves with pip (nothing is installed). The first one decides the versions; another one takes the
-same version where it can, and gets a line with a marker where it cannot. A CPU build of torch is not named: pip takes
+Each interpreter resolves with pip (nothing is installed). What is locked keeps its version unless --upgrade is given.
+The first interpreter decides the other versions; another one takes the same version where it can, and gets a line with
+a marker where it cannot. A CPU build of torch is not named: pip takes
 it by itself where an index offers it. The CUDA packages that the other build needs are pinned by torch's own metadata.
 """
 
@@ -26,8 +28,18 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def resolve(python: str, constraints: dict[str, str]) -> dict[str, str]:
-    """Package -> version of both direct lists, with the constraints that this interpreter can satisfy."""
+def locked() -> dict[str, list[str]]:
+    """Package -> its lines in both locks, markers included."""
+    lines: dict[str, list[str]] = {}
+    for name in ("lock.txt", "ros-wheels.txt"):
+        for line in (HERE / name).read_text().splitlines():
+            if line and not line.startswith("#"):
+                lines.setdefault(canonical(line.partition("==")[0]), []).append(line)
+    return lines
+
+
+def resolve(python: str, constraints: dict[str, list[str]]) -> dict[str, str]:
+    """Package -> version of both direct lists, with the constraints (lines of a package) that can be satisfied here."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-m", "venv", f"{folder}/venv"], check=True)
         pip = [f"{folder}/venv/bin/python", "-m", "pip", "--disable-pip-version-check"]
@@ -35,7 +47,7 @@ def resolve(python: str, constraints: dict[str, str]) -> dict[str, str]:
         usable = dict(constraints)
         while True:
             pins = Path(folder, "constraints.txt")
-            pins.write_text("".join(f"{name}=={version}\n" for name, version in usable.items()))
+            pins.write_text("".join(f"{line}\n" for lines in usable.values() for line in lines))
             command = [*pip, "install", "--dry-run", "--ignore-installed", "--report", f"{folder}/report.json"]
             command += ["-c", str(pins), "-r", str(HERE / "direct.txt"), "-r", str(HERE / "ros-direct.txt")]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,15 +91,16 @@ def merge(resolved: dict[str, dict[str, str]]) -> list[str]:
     return lines
 
 
-def main(pythons: list[str]) -> None:
+def main(pythons: list[str], upgrade: bool) -> None:
     """Resolve for every interpreter and write both locks."""
     resolved: dict[str, dict[str, str]] = {}
-    first: dict[str, str] = {}
+    constraints = {} if upgrade else locked()
     for python in pythons:
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
         version = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-        resolved[version] = resolve(python, first)
-        first = first or resolved[version]
+        resolved[version] = resolve(python, constraints)
+        for name, found in resolved[version].items():
+            constraints.setdefault(name, [f"{name}=={found}"])
     lines = merge(resolved)
     ros = [line for line in lines if line.startswith("ros-")]
     (HERE / "ros-wheels.txt").write_text(HEADER.format(source="ros-direct.txt") + "\n".join(ros) + "\n")
@@ -96,4 +109,4 @@ def main(pythons: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["python3"])
+    main([name for name in sys.argv[1:] if name != "--upgrade"] or ["python3"], "--upgrade" in sys.argv[1:])
