@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return DONE
     if name in SHELL_COMMANDS:
-        print(f"rsd: '{name}' is a part of the script ./rsd in the sources of rsd_policy; call it there", file=sys.stderr)
+        print(
+            f"rsd: '{name}' is a part of the script ./rsd in the sources of rsd_policy; call it there", file=sys.stderr
+        )
         return WRONG_ARGUMENTS
     if name not in COMMANDS:
         known = ", ".join([*COMMANDS, *SHELL_COMMANDS])

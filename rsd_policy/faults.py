@@ -95,12 +95,14 @@ def understood(error: Exception) -> RSDError | None:
 def bringer(module: str) -> str:
     """What to do to have a module that could not be imported."""
     name = module.partition(".")[0]
-    everything = "`./rsd setup` in its sources brings all that rsd_policy uses"
+    everything = "`./rsd setup` in the sources of rsd_policy brings everything"
     if name in _ROS or name.endswith("_msgs"):
-        return f"it comes with ROS 2 and ros2_ws, for which {everything}"
+        return f"it comes with ROS 2 and ros2_ws: {everything}"
     for extra, modules in _EXTRAS.items():
         if name in modules:
-            return f"the extra [{extra}] brings it: pip install '.[{extra}]' in the sources of rsd_policy, or {everything}"
+            return (
+                f"the extra [{extra}] brings it: pip install '.[{extra}]' in the sources of rsd_policy; or {everything}"
+            )
     return everything
 
 

