@@ -10,6 +10,7 @@ import pytest
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.graph.bringup import NodeSpec
 from rsd_policy.graph.supervisor import end_processes, ros_domain, start_process
+from tests.bags.conftest import answered, policy, with_gain  # noqa: F401
 from tests.policies import small_policy
 from tests.ros.probe import Probe
 
