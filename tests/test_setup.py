@@ -190,6 +190,17 @@ def test_of_the_users_python_path_only_ros_overlays_reach_our_python(checkout: P
     assert shown.splitlines() == [":".join([own, *kept]), "11"]
 
 
+def test_without_a_home_nodes_write_elsewhere(checkout: Path, tmp_path: Path) -> None:
+    """A container's user: no HOME was a traceback; a home that cannot be written to keeps rclpy from starting."""
+    (checkout / ".venv/lib/python3.11/site-packages").mkdir(parents=True)
+    shown = 'rsd_environment; printf "%s\\n" "$HOME" "$ROS_LOG_DIR" "$USER"'
+    gone = bash(checkout, shown, HOME="/gone", TMPDIR=str(tmp_path), USER="")
+    own = f"{tmp_path}/rsd_policy-{os.getuid()}"
+    assert gone == f"{own}\n{own}/ros\nuid{os.getuid()}\n"
+    kept = bash(checkout, shown.replace("$ROS_LOG_DIR", "${ROS_LOG_DIR:-}"), HOME=str(tmp_path), USER="me")
+    assert kept == f"{tmp_path}\n\nme\n"
+
+
 def test_a_path_that_ros_cannot_be_built_in_is_refused_at_once(checkout: Path) -> None:
     """An umlaut was an obscure error of CMake after minutes."""
     for name in ("Roboter\u00e9", "a;b", "it's"):

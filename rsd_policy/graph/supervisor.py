@@ -29,6 +29,9 @@ from rsd_policy.share import shared_path
 SUPERVISOR_PID = "RSD_SUPERVISOR_PID"
 """Environment variable that tells a node which process it must not outlive."""
 
+FOREIGN_DISCOVERY = ("ROS_DISCOVERY_SERVER", "ROS_SUPER_CLIENT", "ROS_STATIC_PEERS")
+"""Environment variables that tell ROS nodes where else to look for others."""
+
 POLL_S = 0.05
 
 GRACE_S = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
@@ -128,12 +131,7 @@ def _watch(processes: Sequence[GraphProcess], received: Sequence[int]) -> int:
 def start_process(spec: NodeSpec, *, config: Path | None, logs: Path, domain: int) -> GraphProcess:
     """Start one process of a graph, which ends when this process does."""
     command = [sys.executable, "-m", spec.module, *ros_arguments(spec, config)]
-    environment = os.environ | {
-        "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
-        SUPERVISOR_PID: str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = graph_environment(domain) | {SUPERVISOR_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if spec.conducts or spec.speaks:
         command += ["--log-level", "warn"]
         return GraphProcess(spec, subprocess.Popen(command, env=environment, start_new_session=True), None)
@@ -153,6 +151,18 @@ def ros_arguments(spec: NodeSpec, config: Path | None) -> list[str]:
     for name, value in spec.parameters.items():
         arguments += ["-p", f"{name}:={_yaml(value)}"]
     return arguments
+
+
+def graph_environment(domain: int) -> dict[str, str]:
+    """Environment of a process in a graph that is this machine's and this command's own.
+
+    Its nodes find each other without what the shell says for the user's robots: a discovery server that does not run,
+    peers, or discovery switched off would keep them apart. Only a wider range is respected: it lets others watch.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN_DISCOVERY}
+    if environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") not in ("SUBNET", "SYSTEM_DEFAULT"):
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    return environment | {"ROS_DOMAIN_ID": str(domain)}
 
 
 def _yaml(value: ParameterValue) -> str:

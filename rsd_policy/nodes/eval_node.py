@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
 from rsd_policy.faults import debugging, report
+from rsd_policy.graph.supervisor import FOREIGN_DISCOVERY
 from rsd_policy.libero import EVALUATED_SUITES
 from rsd_policy.nodes.conductor import Conductor, SilentNodeError
 from rsd_policy.nodes.parameters import (
@@ -93,6 +95,14 @@ class EvalNode(Node):
         return config.with_checkpoint()
 
 
+def _discovery() -> str:
+    """What in this shell can keep nodes from finding each other."""
+    given = [f"{name}={os.environ[name]}" for name in FOREIGN_DISCOVERY if os.environ.get(name)]
+    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "OFF":
+        given.append("ROS_AUTOMATIC_DISCOVERY_RANGE=OFF")
+    return f"; nodes may not find each other with {', '.join(given)}" if given else ""
+
+
 def bring_up(node: Node, conductor: Conductor, managed: Sequence[str]) -> None:
     """Configure and activate the managed nodes, in order; those that already are stay as they are.
 
@@ -107,7 +117,9 @@ def bring_up(node: Node, conductor: Conductor, managed: Sequence[str]) -> None:
 
         def call(client: Any, request: Any, timeout_s: float, name: str = name) -> Any:
             if not conductor.spin_until(client.service_is_ready, start_s):
-                raise SilentNodeError(f"{name}: expected it to start within {start_s:.0f} s, it is not there")
+                raise SilentNodeError(
+                    f"{name}: expected it to start within {start_s:.0f} s, it is not there{_discovery()}"
+                )
             future = client.call_async(request)
             if not conductor.spin_until(future.done, timeout_s):
                 raise SilentNodeError(f"{name} is silent: no answer within {timeout_s:.0f} s")

@@ -10,6 +10,7 @@ import pytest
 from rsd_policy.checkpoints.loading import save_policy
 from rsd_policy.checkpoints.manifest import SHIPPED
 from rsd_policy.commands import doctor
+from rsd_policy.graph.supervisor import graph_environment
 from tests.backbones.openvla.random_checkpoint import write_checkpoint
 from tests.policies import small_policy
 
@@ -115,3 +116,38 @@ def test_gate_is_reported_with_its_promise_or_its_absence(tmp_path: Path) -> Non
     assert "50% skipped and 0.0% of them deviating in 80 episodes" in finding.text
     finding = doctor.check_gate(str(tmp_path / "plain"))
     assert finding.ok and finding.text.startswith("none:") and "rsd calibrate" in finding.text
+
+
+def test_discovery_switched_off_in_the_shell_does_not_reach_a_graph_of_rsd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a discovery server that does not run, or range OFF, an evaluation ended after 63 s with `policy_node is not
+    there`, and doctor said ok. Doctor's two nodes discover each other in the environment that a graph gets."""
+    monkeypatch.setenv("ROS_DISCOVERY_SERVER", "127.0.0.1:11811")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    assert doctor.check_ros().ok
+    environment = graph_environment(7)
+    assert "ROS_DISCOVERY_SERVER" not in environment
+    assert (environment["ROS_AUTOMATIC_DISCOVERY_RANGE"], environment["ROS_DOMAIN_ID"]) == ("LOCALHOST", "7")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")  # someone may watch
+    assert graph_environment(7)["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+
+
+def test_a_gpu_that_is_not_there_is_missing() -> None:
+    finding = doctor.check_torch("cuda:63")
+    assert not finding.ok
+    assert "cuda:63" in finding.text
+
+
+def test_doctor_renders_with_what_eval_renders_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctor rendered with MuJoCo's own renderer and said ok where robosuite's, which eval uses, failed."""
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "63")
+    finding = doctor.check_rendering()
+    assert not finding.ok
+    assert "MUJOCO_EGL_DEVICE_ID" in finding.text
+
+
+def test_what_comes_from_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert f"ray from {tmp_path}/ray" in doctor.check_packages().text

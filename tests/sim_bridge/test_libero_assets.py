@@ -57,6 +57,24 @@ def test_an_episode_prints_nothing_and_writes_only_into_the_cache(tmp_path: Path
     assert not (tmp_path / ".libero").exists()
 
 
+def test_a_stale_configuration_of_libero_is_not_used(tmp_path: Path) -> None:
+    """LIBERO_CONFIG_PATH with folders that are gone was an unclear error in the middle of an episode."""
+    gone = "".join(f"{key}: {tmp_path}/gone\n" for key in ("assets", "bddl_files", "benchmark_root", "init_states"))
+    (tmp_path / "config.yaml").write_text(gone)
+    code = "import sim_bridge.libero_assets as a; a.import_libero(); import libero.libero as l\n"
+    code += "print(l.get_libero_path('assets') == str(a.libero_paths().assets))"
+    done = run_python(code, LIBERO_CONFIG_PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_a_user_without_home_and_name_is_no_obstacle() -> None:
+    """A container's user: Path.home() raises RuntimeError for it."""
+    code = "import os, pwd, sim_bridge.libero_assets as a; os.setuid(54321) if os.getuid() == 0 else None\n"
+    code += "print(a._home() if os.getuid() == 54321 else None, a._config_directory('x').is_dir())"
+    done = run_python(code, HOME=None, XDG_CACHE_HOME=None)
+    assert (done.returncode, done.stdout) == (0, "None True\n"), done.stderr
+
+
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     """Read-only home: the configuration goes to a temporary directory, which is gone afterwards."""
     occupied = tmp_path / "file"
