@@ -47,6 +47,7 @@ def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
         mode=values["mode"] if speculative else "baseline",
         alpha=float(values["alpha"]),
         norm_key=values["norm_key"],
+        base=values["base"],
         clock=values["clock"],
         device=values["device"],
         seed=int(values["seed"]),

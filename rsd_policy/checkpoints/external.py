@@ -19,6 +19,9 @@ from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, sha256
 from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.errors import CheckpointError, SetupError
 
+PLACES = ("source", "base")
+"""Entries of `architecture.openvla` that say where the weights were, not which they are."""
+
 _WHOLE_BYTES = 2**24
 """Files up to this size are digested whole."""
 
@@ -93,6 +96,7 @@ def recorded_backbone(
             f"{found['horizon']}); say where the original is with --base (base= of load_policy), or train heads for "
             "these (./rsd train-heads)"
         )
+    entry.update({key: found[key] for key in PLACES})  # what is saved of the policy names the place where it was found
     return policy.backbone
 
 

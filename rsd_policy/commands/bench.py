@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     """Measure and print; returns 0. Errors: see `measure`."""
     parser = argparse.ArgumentParser(prog="rsd bench", description="Latency of inference per mode.")
     parser.add_argument("--policy", default="mini", help="mini or a checkpoint directory (%(default)s)")
+    parser.add_argument("--base", help="weights below an adapter or heads (where the checkpoint says)")
     parser.add_argument("--device", default="cpu", help="torch device (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU (%(default)s)")
     parser.add_argument("--chunks", type=int, default=100, help="measured inferences per mode (%(default)s)")
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.threads < 1 or arguments.chunks < 1:
         parser.error("--threads and --chunks: expected at least 1")
-    result = measure(arguments.policy, arguments.device, arguments.threads, arguments.chunks)
+    result = measure(arguments.policy, arguments.base, arguments.device, arguments.threads, arguments.chunks)
     for mode, row in result["modes"].items():
         latency, first = row["latency_ms"], row["first_action_ms"]
         stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in row["stage_ms"].items())
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     return DONE
 
 
-def measure(policy_name: str, device: str, threads: int, chunks: int) -> dict[str, Any]:
+def measure(policy_name: str, base: str | None, device: str, threads: int, chunks: int) -> dict[str, Any]:
     """Figures per mode; a mode that the checkpoint cannot run (gated without calibration) is named with its reason.
 
     Raises:
@@ -63,7 +64,7 @@ def measure(policy_name: str, device: str, threads: int, chunks: int) -> dict[st
     import torch
 
     torch.set_num_threads(threads)
-    policy = load_policy(policy_name, device)
+    policy = load_policy(policy_name, device, base=base)
     engines: dict[str, RSDInferenceEngine] = {}
     not_measured: dict[str, str] = {}
     for mode in MODES:

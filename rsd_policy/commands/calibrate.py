@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if not arguments.rollouts_only and (arguments.out / MANIFEST).exists():
         raise RSDError(f"--out {arguments.out}: holds a checkpoint already; choose another directory or remove it")
     parse_device(arguments.device)
-    policy = load_policy(arguments.policy)
+    policy = load_policy(arguments.policy, base=arguments.base)
     steps = policy.horizon if arguments.execute_steps is None else arguments.execute_steps
     if not 1 <= steps <= policy.horizon:
         raise RSDError(f"--execute-steps: expected 1 .. {policy.horizon}, got {steps}")
@@ -63,7 +63,9 @@ def main(argv: list[str]) -> int:
         for task in parse_tasks(arguments.tasks, suite)
         for seed in range(arguments.seed, arguments.seed + arguments.episodes)
     ]
-    record(places, arguments.rollouts, str(arguments.policy), arguments.device, steps, arguments.workers)
+    record(
+        places, arguments.rollouts, str(arguments.policy), arguments.base, arguments.device, steps, arguments.workers
+    )
     rollouts = load_rollouts(arguments.rollouts, policy, steps)
     if arguments.rollouts_only:
         print(f"{len(rollouts)} rollouts in {arguments.rollouts}")
@@ -193,6 +195,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", default="0-9", help="of each suite, e.g. 0-9 or 0,4,9 (default 0-9)")
     parser.add_argument("--episodes", type=int, default=2, help="random placements per task (default 2)")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes")
+    parser.add_argument("--base", help="weights that heads stand on (where the checkpoint says)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda[:n], of the policy in each worker (default cpu)")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help=f"first placement seed (default {FIRST_SEED})")
     parser.add_argument("--execute-steps", type=int, help="steps executed of each chunk (default: all)")

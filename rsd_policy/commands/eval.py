@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--alpha", type=float, metavar="P", help="mode gated: bound on the deviations of skipped chunks (the policy's)"
     )
     parser.add_argument("--norm-key", metavar="KEY", help="OpenVLA: whose action statistics to use (if it has several)")
+    parser.add_argument("--base", metavar="BASE", help="weights below an adapter or heads (where the checkpoint says)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="results (out/eval-<name made from the arguments>)")
     parser.add_argument("--no-ros", action="store_true", help="the same loop in process, without ROS")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, with --no-ros (1)")
@@ -71,6 +72,7 @@ def _config(arguments: argparse.Namespace) -> EvalConfig:
         mode=arguments.mode,
         alpha=arguments.alpha,
         norm_key=arguments.norm_key,
+        base=arguments.base,
         clock=arguments.clock,
         ros=not arguments.no_ros,
         seed=arguments.seed,

@@ -53,7 +53,9 @@ def main(argv: list[str]) -> int:
             f"{arguments.data}: expected at least 2 demonstrations, one to train on and one held out, found {count}; "
             f"record some first: ./rsd collect --out {arguments.data}"
         )
-    policy = load_policy(arguments.policy, device, norm_key=arguments.norm_key, cameras=arguments.cameras)
+    policy = load_policy(
+        arguments.policy, device, norm_key=arguments.norm_key, cameras=arguments.cameras, base=arguments.base
+    )
     exit_layer = _exit_layer(policy, arguments.exit_layer)
     work = arguments.work or arguments.out.with_name(f"{arguments.out.name}.work")
     files = _extract(policy, arguments, exit_layer, count, work, device, console)
@@ -231,6 +233,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--extract-batch-size", type=int, default=16, help="frames per extraction batch (%(default)s)")
     parser.add_argument("--held-out", type=float, default=0.2, help="fraction of episodes for validation (%(default)s)")
     parser.add_argument("--norm-key", help="OpenVLA: whose action statistics to use")
+    parser.add_argument("--base", help="weights below an unmerged adapter or heads (where the checkpoint says)")
     parser.add_argument("--cameras", nargs="+", help="OpenVLA: images that it reads, in its order")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)

@@ -6,6 +6,7 @@ then at most `MAX_STEPS[suite]` control steps; an episode is a success when the 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -102,6 +103,18 @@ def format_indices(indices: tuple[int, ...]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in parts)
 
 
+def _short(text: str, most: int) -> str:
+    """Text as a part of a directory's name, in at most so many characters: file systems take 255 of the whole name.
+
+    What is longer keeps its end, behind a digest of all of it.
+    """
+    plain = re.sub(r"[^A-Za-z0-9.+]+", "-", text.replace(",", "+")).strip("-")
+    if len(plain) <= most:
+        return plain
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{digest}-{plain[len(digest) + 1 - most :].strip('-')}"
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """Everything that decides the outcome of an evaluation; two calls with equal configs continue the same run.
@@ -116,6 +129,7 @@ class EvalConfig:
         alpha: in mode gated, bound on P(deviation > tolerance | skipped); None: the checkpoint's own, which
             `with_checkpoint` fills in.
         norm_key: which of an OpenVLA checkpoint's action statistics to use; None: it has one.
+        base: directory or hub id of the weights that the checkpoint stands on, where they are not where it says.
         clock: "lockstep" (simulation waits for the policy) or "realtime" (20 Hz whatever the policy does).
         ros: over the ROS graph, or in process.
         seed: protocol 0.
@@ -134,6 +148,7 @@ class EvalConfig:
     mode: str | None = DEFAULT_MODE
     alpha: float | None = None
     norm_key: str | None = None
+    base: str | None = None
     clock: str = CLOCKS[0]
     ros: bool = True
     seed: int = 0
@@ -205,6 +220,8 @@ class EvalConfig:
                 f"got policy '{self.policy}'"
             )
         if self.policy == EXPERT:
+            if self.base is not None:
+                raise ArgumentError(f"base '{self.base}': expected none with policy 'expert', which has no weights")
             return self
         if self.device is not None and self.device.startswith("cuda"):
             from rsd_policy.engine.inference import parse_device  # imports torch
@@ -224,9 +241,11 @@ class EvalConfig:
                     f"policy '{self.policy}' has no RFSQ heads: use --mode baseline, got '{self.mode}'; or train heads "
                     f"for it with `./rsd train-heads --policy {self.policy}`"
                 )
-            return identity(source), None
+            return identity(source, self.base), None
         directory = resolve_checkpoint(self.policy)
         manifest = read_manifest(directory)
+        if self.base is not None and manifest["architecture"].get("backbone") == "mini":
+            raise ArgumentError(f"base '{self.base}': expected none, as the checkpoint of '{self.policy}' is whole")
         verify_files(directory, manifest)
         alpha = self._kept_alpha(manifest["gate"]) if self.mode == "gated" else None
         return sha256(directory / MANIFEST), alpha
@@ -265,13 +284,12 @@ class EvalConfig:
 
     def name(self) -> str:
         """A name for the result directory: equal configs (checkpoint content aside) have equal names."""
-        policy = re.sub(r"[^A-Za-z0-9.]+", "-", self.policy).strip("-")
-        parts = [self.suite, policy] + ([self.mode] if self.mode else [])
+        parts = [self.suite, _short(self.policy, 60)] + ([self.mode] if self.mode else [])
         parts += [f"alpha{self.alpha:g}"] if self.alpha is not None else []
-        parts += [re.sub(r"[^A-Za-z0-9.]+", "-", self.norm_key)] if self.norm_key else []
+        parts += [_short(self.norm_key, 30)] if self.norm_key else []
         parts += [
-            f"t{format_indices(self.tasks).replace(',', '+')}",
-            f"x{len(self.trials)}" if self._first_trials else f"i{format_indices(self.trials).replace(',', '+')}",
+            f"t{_short(format_indices(self.tasks), 30)}",
+            f"x{len(self.trials)}" if self._first_trials else f"i{_short(format_indices(self.trials), 30)}",
         ]
         if not self.ros:
             parts.append("no-ros")
@@ -301,6 +319,8 @@ class EvalConfig:
             parts += ["--alpha", f"{self.alpha:g}"]
         if self.norm_key is not None:
             parts += ["--norm-key", self.norm_key]
+        if self.base is not None:
+            parts += ["--base", Path(self.base).name if Path(self.base).is_absolute() else self.base]
         if not self.ros:
             parts.append("--no-ros")
         if workers > 1:

@@ -59,6 +59,7 @@ EVAL_ARGUMENTS = (
     Argument("mode", DEFAULT_MODE, "Inference mode", MODES),
     Argument("alpha", "0", "Mode gated: bound on the deviations of skipped chunks; 0: the checkpoint's own"),
     Argument("norm_key", "", "OpenVLA: whose action statistics to use; empty: the checkpoint has one"),
+    Argument("base", "", "Weights that an unmerged adapter or heads stand on; empty: where the checkpoint says"),
     Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says", ("true", "false")),
     Argument("clock", CLOCKS[0], "lockstep: the simulation waits for the policy; realtime: 20 Hz", CLOCKS),
     Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),
@@ -77,6 +78,7 @@ def eval_nodes(
     mode: str,
     alpha: float | None = None,
     norm_key: str | None = None,
+    base: str | None = None,
     clock: str,
     device: str,
     seed: int,
@@ -92,7 +94,8 @@ def eval_nodes(
     """
     expert = policy == EXPERT
     realtime = clock == "realtime"
-    options: dict[str, ParameterValue] = {"alpha": alpha or 0.0, "norm_key": norm_key or ""}  # ROS has no None
+    # ROS has no None
+    options: dict[str, ParameterValue] = {"alpha": alpha or 0.0, "norm_key": norm_key or "", "base": base or ""}
     bridge = NodeSpec(
         "rsd_policy",
         "sim_bridge",

@@ -77,6 +77,7 @@ def run_eval(config: EvalConfig, out: Path, more: Sequence[NodeSpec] = ()) -> in
         mode=config.mode or DEFAULT_MODE,
         alpha=config.alpha,
         norm_key=config.norm_key,
+        base=config.base,
         clock=config.clock,
         device=config.device or "cpu",
         seed=config.seed,

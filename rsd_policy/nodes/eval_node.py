@@ -53,7 +53,7 @@ class EvalNode(Node):
         self.trials = declare_text(self, "trials", "0", "Canonical initial states of each task, such as 20-49 or 0,3")
         self.policy = declare_text(self, "policy", "mini", "'mini', 'expert', or the directory of a checkpoint")
         self.mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
-        self.alpha, self.norm_key = declare_policy_options(self)
+        self.alpha, self.norm_key, self.base = declare_policy_options(self)
         self.clock = declare_choice(self, "clock", CLOCKS, "When the simulation steps")
         self.seed = declare_int(self, "seed", 0, 0, 2**32 - 1, "Places the fixtures; protocol: 0")
         self.device = declare_text(self, "device", "cpu", "torch device of the policy")
@@ -87,6 +87,7 @@ class EvalNode(Node):
             mode=self.mode,
             alpha=self.alpha,
             norm_key=self.norm_key,
+            base=self.base,
             clock=self.clock,
             seed=self.seed,
             device=self.device,

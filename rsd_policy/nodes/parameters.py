@@ -60,8 +60,9 @@ def declare_float(node: Node, name: str, default: float, low: float, high: float
     return value
 
 
-def declare_policy_options(node: Node) -> tuple[float | None, str | None]:
-    """`alpha` and `norm_key` of a policy, None where the checkpoint decides (a parameter cannot be None)."""
+def declare_policy_options(node: Node) -> tuple[float | None, str | None, str | None]:
+    """`alpha`, `norm_key` and `base` of a policy, None where the checkpoint decides (a parameter cannot be None)."""
     alpha = declare_float(node, "alpha", 0.0, 0.0, 1.0, "Mode gated: bound on deviations; 0: the checkpoint's own")
     norm_key = declare_text(node, "norm_key", "", "OpenVLA: whose action statistics; empty: the checkpoint has one")
-    return alpha or None, norm_key or None
+    base = declare_text(node, "base", "", "Weights below an adapter or heads; empty: where the checkpoint says")
+    return alpha or None, norm_key or None, base or None

@@ -59,7 +59,7 @@ class PolicyNode(LifecycleNode):
         super().__init__("policy_node")
         self._policy = declare_text(self, "policy", "mini", "'mini', or the directory of a checkpoint")
         self._mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
-        self._alpha, self._norm_key = declare_policy_options(self)
+        self._alpha, self._norm_key, self._base = declare_policy_options(self)
         self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
         self._contract = load_contract(
@@ -150,7 +150,7 @@ class PolicyNode(LifecycleNode):
     def _make_engine(self) -> Engine:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
-        policy = load_policy(self._policy, self._device, norm_key=self._norm_key)
+        policy = load_policy(self._policy, self._device, norm_key=self._norm_key, base=self._base)
         self._state_check = StateCheck(self._contract, policy.state_statistics())
         engine: Engine = RSDInferenceEngine(
             policy,

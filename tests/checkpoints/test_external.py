@@ -14,6 +14,8 @@ from rsd_policy import Observation, RSDInferenceEngine, load_policy
 from rsd_policy.checkpoints.external import identity
 from rsd_policy.commands import train_heads as heads_cli
 from rsd_policy.errors import CheckpointError, ObservationError, SetupError
+from rsd_policy.evaluation.in_process.drivers import make_driver
+from rsd_policy.evaluation.protocol import EvalConfig
 from tests.backbones.openvla.random_checkpoint import NORM_KEY, config_json, norm_stats, write_adapter, write_checkpoint
 from tests.policies import random_observation
 from tests.training.test_heads import collected
@@ -163,7 +165,9 @@ def test_heads_whose_backbone_was_moved_take_its_new_place(oft: Path, with_heads
     moved = backbone.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=rf"backbone '{backbone}' of these heads.*--base"):
         load_policy(heads)
-    assert load_policy(heads, base=moved).exit_layer == 1
+    found = load_policy(heads, base=moved)
+    assert found.manifest["architecture"]["openvla"]["source"] == str(moved), "so that a copy of it needs no base"
+    assert make_driver(EvalConfig(policy=str(heads), mode="speculative", base=str(moved), ros=False))
     other = write_checkpoint(tmp_path / "other", shards=1)
     with pytest.raises(CheckpointError, match="expected the weights that the heads were trained for"):
         load_policy(heads, base=other)

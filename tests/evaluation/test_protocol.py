@@ -47,7 +47,7 @@ def test_perturbed_suites_have_the_limits_of_those_that_they_perturb() -> None:
         ({"suite": "libero"}, "libero_spatial"),
         ({"suite": "libero_90_swap"}, "one of the first four with _swap, _object, _task, _lan"),
         ({"suite": "libero_goal_lan", "tasks": (10,)}, "0-9"),
-        ({"suite": "libero_goal_lan", "num_trials": 51}, "1 to 50"),
+        ({"suite": "libero_goal_lan", "trials": (50,)}, "0-49; got 50"),
         ({"tasks": (10,)}, "0-9"),
         ({"suite": "libero_90", "tasks": (90,)}, "0-89"),
         ({"tasks": ()}, "0-9"),
@@ -115,6 +115,23 @@ def test_result_names_differ_when_the_arguments_do() -> None:
     assert all("/" not in name for name in names)
 
 
+def test_the_result_of_a_policy_with_a_long_path_has_a_name_that_a_file_system_takes(tmp_path: Path) -> None:
+    """Training tools name checkpoints by all their options: OSError 36, "File name too long", with 202 characters."""
+    long = "openvla-7b+libero_spatial_no_noops+b8+lr-0.0005+lora-r32+" + "shf0--image_aug--" * 9
+    odd = tuple(range(1, 90, 2))
+    configs = [
+        EvalConfig("libero_90", odd, tuple(range(0, 50, 2)), f"/data/{long}-{end}", mode="gated", alpha=0.123,
+                   norm_key="libero_spatial_no_noops" * 9, ros=False, seed=2**32 - 1, device="cuda:7")
+        for end in ("a", "b")
+    ]  # fmt: skip
+    names = [config.name() for config in configs]
+    assert names[0] != names[1]
+    for name in names:
+        assert len(name.encode()) < 240, "eval- and endings come to it"
+        (tmp_path / f"eval-{name}").mkdir()
+    assert EvalConfig(policy="out/heads").name().startswith("libero_spatial-out-heads-"), "short ones are as given"
+
+
 def test_a_checkpoint_that_is_not_there_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no-such-checkpoint"):
         EvalConfig(policy="no-such-checkpoint").with_checkpoint()
@@ -146,10 +163,16 @@ def test_a_norm_key_is_for_checkpoints_that_have_several() -> None:
         EvalConfig(policy="mini", norm_key="bridge_orig").with_checkpoint()
 
 
+@pytest.mark.parametrize("policy", ["mini", "expert"])
+def test_a_base_is_for_checkpoints_that_stand_on_other_weights(policy: str) -> None:
+    with pytest.raises(ArgumentError, match=f"base 'openvla/openvla-7b': expected none.*'{policy}'"):
+        EvalConfig(policy=policy, base="openvla/openvla-7b").with_checkpoint()
+
+
 def test_every_node_of_the_graph_gets_the_policy_options() -> None:
     arguments = {"task_suite": "libero_goal", "tasks": "0", "trials": "0", "policy": "mini", "mode": "gated"}
     arguments |= {"clock": "lockstep", "device": "cpu", "seed": 0, "out": "", "report": False}
-    for given, expected in (({}, (0.0, "")), ({"alpha": 0.2, "norm_key": "bridge_orig"}, (0.2, "bridge_orig"))):
+    for given, expected in (({}, (0.0, "", "")), ({"alpha": 0.2, "norm_key": "k", "base": "b"}, (0.2, "k", "b"))):
         specs = {spec.name: spec.parameters for spec in eval_nodes(**arguments, **given)}
         for name in ("policy_node", "eval_node"):
-            assert (specs[name]["alpha"], specs[name]["norm_key"]) == expected
+            assert tuple(specs[name][option] for option in ("alpha", "norm_key", "base")) == expected

@@ -43,10 +43,11 @@ class EngineDriver:
         *,
         alpha: float | None = None,
         norm_key: str | None = None,
+        base: str | None = None,
     ) -> None:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch: only in the process that infers
 
-        loaded = load_policy(policy, device, norm_key=norm_key)
+        loaded = load_policy(policy, device, norm_key=norm_key, base=base)
         # a chunk that is shorter is executed whole
         steps = min(execute_steps, loaded.horizon)
         self._engine = RSDInferenceEngine(
@@ -104,4 +105,5 @@ def make_driver(config: EvalConfig) -> Driver:
         config.execute_steps,
         alpha=config.alpha,
         norm_key=config.norm_key,
+        base=config.base,
     )

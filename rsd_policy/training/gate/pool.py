@@ -17,12 +17,20 @@ from rsd_policy.errors import EpisodeError
 from rsd_policy.training.gate.rollouts import Place
 
 
-def record(places: Sequence[Place], directory: Path, policy: str, device: str, execute_steps: int, workers: int) -> int:
+def record(
+    places: Sequence[Place],
+    directory: Path,
+    policy: str,
+    base: str | None,
+    device: str,
+    execute_steps: int,
+    workers: int,
+) -> int:
     """Record every place that has no file yet; an interrupted call goes on where it was.
 
     Args:
         places: episodes; those of one task in a row, since an environment is made once per task.
-        policy: checkpoint name or directory, loaded by each worker.
+        policy, base: see `load_policy`; loaded by each worker.
 
     Returns:
         the number of episodes recorded now.
@@ -44,7 +52,9 @@ def record(places: Sequence[Place], directory: Path, policy: str, device: str, e
     results: Any = context.Queue()
     processes = [
         context.Process(
-            target=_work, args=(tasks, taken, results, index, directory, policy, device, execute_steps), daemon=True
+            target=_work,
+            args=(tasks, taken, results, index, directory, policy, base, device, execute_steps),
+            daemon=True,
         )
         for index in range(min(workers, len(todo)))
     ]
@@ -102,6 +112,7 @@ def _work(
     index: int,
     directory: Path,
     policy_name: str,
+    base: str | None,
     device: str,
     execute_steps: int,
 ) -> None:
@@ -115,7 +126,7 @@ def _work(
     env: LiberoEnv | None = None
     try:
         torch.set_num_threads(1)
-        policy = load_policy(policy_name)
+        policy = load_policy(policy_name, base=base)
         digest = fingerprint(policy)
         policy.to(torch.device(device))
         row = index % len(tasks)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsd_policy.checkpoints.external import PLACES
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError, RSDError
 from rsd_policy.observation import ACTION_DIM, Observation
@@ -98,7 +99,12 @@ class Rollout:
 
 def fingerprint(policy: Policy) -> str:
     """Hex digest of what decides the draft's and the main head's actions: the gate is not part of it."""
-    architecture = {key: value for key, value in policy.manifest["architecture"].items() if key != "deviation"}
+    # where an external backbone lies does not count: its identity is in the same entry
+    architecture = {
+        part: {name: size for name, size in sizes.items() if name not in PLACES} if isinstance(sizes, dict) else sizes
+        for part, sizes in policy.manifest["architecture"].items()
+        if part != "deviation"
+    }
     digest = hashlib.sha256(f"{policy.exit_layer} {policy.manifest['codec']} {architecture}".encode())
     for name, module in policy.modules().items():
         if name != "deviation":
