@@ -44,7 +44,7 @@ setup(
         "bags": BAGS,
         "video": ["av>=12"],
         "gpu": ["triton>=3.1"],
-        "openvla": ["tokenizers>=0.19", "huggingface_hub>=0.23"],
+        "openvla": ["transformers>=4.40"],
         "dev": DEV + SIM + EVAL + BAGS,
         "test": ["pytest"],
     },

@@ -22,7 +22,10 @@ def build_prompt(instruction: str) -> str:
 
 
 class PromptTokenizer:
-    """Reads a checkpoint's `tokenizer.json`.
+    """A checkpoint's own tokeniser, read by `transformers` from the checkpoint's directory; none of its code is run.
+
+    `PreTrainedTokenizerFast` takes the rules of `tokenizer.json` as they are. So did `LlamaTokenizerFast` in the
+    models' training (transformers 4.40); in transformers 5 that class has rules of its own.
 
     Args:
         directory: holds the file.
@@ -30,16 +33,16 @@ class PromptTokenizer:
         bos_token: id that every prompt starts with.
 
     Raises:
-        SetupError: the package `tokenizers` is not installed.
+        SetupError: the package `transformers` is not installed.
         CheckpointError: the file is missing or unreadable.
     """
 
     def __init__(self, directory: Path, vocabulary_size: int, bos_token: int) -> None:
         try:
-            from tokenizers import Tokenizer
+            from transformers import PreTrainedTokenizerFast
         except ImportError as error:
             raise SetupError(
-                "OpenVLA needs the package 'tokenizers'; install requirements/lock.txt into the environment"
+                "OpenVLA needs the package 'transformers'; install requirements/lock.txt into the environment"
             ) from error
         path = directory / TOKENIZER
         if not path.is_file():
@@ -48,11 +51,9 @@ class PromptTokenizer:
                 "LlamaTokenizerFast.save_pretrained"
             )
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
         except Exception as error:  # the package raises plain Exception
             raise CheckpointError(f"{path}: not a tokeniser file: {error}; fetch the checkpoint again") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._vocabulary_size = vocabulary_size
         self._bos_token = bos_token
         self._encode = lru_cache(maxsize=64)(self._encode_once)
@@ -68,7 +69,7 @@ class PromptTokenizer:
 
     def _encode_once(self, instruction: str) -> tuple[int, ...]:
         # The start token is added here and not by the file's post-processor, as transformers' Llama tokeniser does.
-        ids = [self._bos_token, *self._tokenizer.encode(build_prompt(instruction), add_special_tokens=False).ids]
+        ids = [self._bos_token, *self._tokenizer.encode(build_prompt(instruction), add_special_tokens=False)]
         if ids[-1] != EMPTY_TOKEN:
             ids.append(EMPTY_TOKEN)
         if len(ids) > MAX_PROMPT_TOKENS:
