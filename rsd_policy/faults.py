@@ -31,7 +31,7 @@ _ARGUMENT = {
 _EXTRAS = {
     "sim": ("bddl", "h5py", "libero", "mujoco", "robosuite"),
     "eval": ("imageio_ffmpeg", "matplotlib", "rich", "scipy"),
-    "openvla": ("huggingface_hub", "tokenizers"),
+    "openvla": ("huggingface_hub", "tokenizers", "transformers"),
 }
 """Extra of the package (setup.py) -> modules that it brings, in the order of asking for them."""
 

@@ -42,7 +42,7 @@ class PromptTokenizer:
             from transformers import PreTrainedTokenizerFast
         except ImportError as error:
             raise SetupError(
-                "OpenVLA needs the package 'transformers'; install requirements/lock.txt into the environment"
+                "OpenVLA needs the package 'transformers'; ./rsd setup brings it, and so does the extra [openvla]"
             ) from error
         path = directory / TOKENIZER
         if not path.is_file():
