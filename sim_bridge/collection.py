@@ -52,7 +52,8 @@ class CollectConfig:
     """What to collect.
 
     Attributes:
-        suite: LIBERO suite. tasks: indices within it. seeds: range of placement seeds, the same for each task.
+        suite: LIBERO suite, or that of composed tasks. tasks: indices within it.
+        seeds: range of placement seeds, the same for each task.
         out: directory to write to.
         noise: probability per control step that a burst of noise begins.
         image_size: edge of the stored frames, px. every: control steps per stored frame.
@@ -179,7 +180,7 @@ def _next_result(results: Any, processes: Sequence[Any]) -> Outcome:
 
 def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results: Any, index: int) -> None:
     """A worker process: takes seeds, staying with one task (one environment) for as long as `_take` lets it."""
-    from sim_bridge.libero_env import LiberoEnv
+    from sim_bridge.compose.env import open_task
 
     env: LiberoEnv | None = None
 
@@ -188,7 +189,7 @@ def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results
         if env is None or env.task != task:
             if env is not None:
                 env.close()
-            env = LiberoEnv(config.suite, task)
+            env = open_task(config.suite, task)
         try:
             return _attempt(config, env, make_pilot, seed)
         except Exception:

@@ -81,12 +81,15 @@ class SimulatorTrace:
 
     Attributes:
         problem: LIBERO's name of the problem class, e.g. "libero_tabletop_manipulation".
+        name: of the task. definition: the text of its BDDL file.
         quaternions: float64 [F, 4], orientation of the hand at each frame, scalar last.
         joints: float64 [F, 7], arm joints at each frame, rad.
         states: float64 [N, 1 + nq + nv], MuJoCo's time, positions and velocities before each action.
     """
 
     problem: str
+    name: str
+    definition: str
     quaternions: NDArray[np.float64]
     joints: NDArray[np.float64]
     states: NDArray[np.float64]
@@ -111,8 +114,7 @@ def write_demonstration(directory: Path, demonstration: Demonstration, trace: Si
 
 
 def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
-    spec = task_spec(d.suite, d.task)
-    bddl = f"{d.suite}/{spec.bddl_file.name}"
+    bddl = f"{d.suite}/{trace.name}.bddl"
     problem = {"problem_name": trace.problem, "domain_name": "robosuite", "language_instruction": d.instruction}
     size = d.images.shape[2]
     arguments = {"camera_heights": size, "camera_widths": size, "control_freq": 20, "robots": ["Panda"]}
@@ -122,7 +124,7 @@ def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
         "problem_info": json.dumps(problem),
         "macros_image_convention": "opengl",
         "bddl_file_name": bddl,
-        "bddl_file_content": spec.bddl_file.read_text(encoding="utf-8"),
+        "bddl_file_content": trace.definition,
         "env_args": json.dumps({**environment, "env_kwargs": arguments}),
         "num_demos": 1,
         "total": len(d.actions),

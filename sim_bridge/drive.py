@@ -151,6 +151,8 @@ class _Recording:
     def trace(self, env: LiberoEnv) -> SimulatorTrace:
         return SimulatorTrace(
             problem=type(env.raw).__name__.lower(),
+            name=env.bddl_file.stem,
+            definition=env.bddl_file.read_text(encoding="utf-8"),
             quaternions=np.stack(self._quaternions),
             joints=np.stack(self._joints),
             states=np.stack(self._states),

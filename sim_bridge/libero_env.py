@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from rsd_policy.errors import ActionError, NonFiniteError, SetupError, SimulationError
 from rsd_policy.libero import CONTROL_FREQUENCY, MAX_STEPS, WAIT_STEPS
 from rsd_policy.observation import ACTION_DIM, Observation, proprio_from_pose
-from sim_bridge.libero_assets import import_libero, load_init_states, task_spec
+from sim_bridge.libero_assets import TaskSpec, import_libero, load_init_states, task_spec
 from sim_bridge.opengl import INSTALL_GL, choose_renderer
 from sim_bridge.render_on_demand import release_context, upright
 
@@ -91,16 +91,23 @@ class LiberoEnv:
 
     def __init__(self, suite: str, task: int, *, image_size: int = 256, render: bool = True) -> None:
         spec = task_spec(suite, task)
+        self._open(spec, load_init_states(spec), MAX_STEPS[suite], image_size=image_size, render=render)
+
+    def _open(
+        self, spec: TaskSpec, init_states: NDArray[np.float64], max_steps: int, *, image_size: int, render: bool
+    ) -> None:
+        """Create the simulation of a task; `__init__` in all but name, for tasks of other origin as well."""
         if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
             raise SimulationError(f"image_size: expected an integer 16..2048 (px), got {image_size!r}")
         self.suite = spec.suite
         self.task = spec.task
         self.instruction = spec.instruction
-        self.max_steps = MAX_STEPS[suite]
+        self.bddl_file = spec.bddl_file
+        self.max_steps = max_steps
         self.control_dt = 1.0 / CONTROL_FREQUENCY
         self.image_size = image_size
         self.render = render
-        self._init_states = load_init_states(spec)
+        self._init_states = init_states
         self._raw: Any = None
         self._observations: dict[str, Any] = {}
         self._steps: int | None = None

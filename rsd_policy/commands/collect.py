@@ -1,7 +1,8 @@
 """`rsd collect`: demonstrations of the scripted expert from random placements, for training.
 
 The canonical initial states of the published evaluation are never used. One file per episode; an interrupted collection
-goes on where it was when the same command is given again.
+goes on where it was when the same command is given again. With --compose the tasks are not LIBERO's: they are composed
+on the fly from what its scenes hold, things anywhere on the table, and told in words of our own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rsd_policy.evaluation.protocol import parse_tasks
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, exit_status
 from rsd_policy.libero import SUITES
 from sim_bridge.collection import CollectConfig, Outcome, collect
+from sim_bridge.compose.task import SUITE, compose
 from sim_bridge.demonstrations import demonstration_path
 from sim_bridge.libero_assets import task_spec
 
@@ -37,7 +39,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("rsd collect: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    _report(config, outcomes, seconds)
+    if config.suite == SUITE:
+        _report_skills(config, outcomes)
+    else:
+        _report_tasks(config, outcomes)
+    _report_total(config, outcomes, seconds)
     broken = [o for o in outcomes if o.broken]
     for o in broken:
         print(f"rsd collect: task {o.task}, seed {o.seed}: {o.phase}", file=sys.stderr)
@@ -46,7 +52,11 @@ def main(argv: list[str]) -> int:
     return NOT_RUN if broken else DONE
 
 
-def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> None:
+PLACEMENTS = 2
+"""Placements per composed task: loading another task takes about as long as an episode."""
+
+
+def _report_tasks(config: CollectConfig, outcomes: list[Outcome]) -> None:
     table = Table(title=f"{config.suite}: demonstrations from random placements")
     for heading in ("task", "tried now", "solved", "steps (median)", "on disk"):
         table.add_column(heading, justify="right")
@@ -61,8 +71,24 @@ def _report(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> N
             f"{np.median(steps):.0f}" if steps else "-",
             str(kept),
         )
+    Console().print(table)
+
+
+def _report_skills(config: CollectConfig, outcomes: list[Outcome]) -> None:
+    skills = {task: compose(task).goal.skill for task in config.tasks}
+    table = Table(title="composed tasks: the expert's success per skill")
+    for heading in ("skill", "tried now", "solved", "steps (median)"):
+        table.add_column(heading, justify="left" if heading == "skill" else "right")
+    for skill in sorted(set(skills.values())):
+        mine = [o for o in outcomes if skills[o.task] == skill]
+        steps = [o.steps for o in mine if o.success]
+        median = f"{np.median(steps):.0f}" if steps else "-"
+        table.add_row(skill, str(len(mine)), str(len(steps)), median)
+    Console().print(table)
+
+
+def _report_total(config: CollectConfig, outcomes: list[Outcome], seconds: float) -> None:
     console = Console()
-    console.print(table)
     if outcomes:
         kept = sum(o.success for o in outcomes)
         console.print(f"{kept} demonstrations in {seconds:.0f} s ({kept / seconds:.2f} a second), in {config.out}")
@@ -96,12 +122,16 @@ def _list() -> int:
 
 def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser = argparse.ArgumentParser(prog="rsd collect", description=__doc__)
-    parser.add_argument("--task-suite", default="libero_spatial", choices=SUITES)
-    parser.add_argument("--tasks", default="0-9", help="e.g. 0-9 or 0,4,9 (default 0-9)")
-    parser.add_argument("--demos", type=int, default=2, help="placements tried per task (default 2)")
+    tasks_of = parser.add_mutually_exclusive_group()
+    tasks_of.add_argument("--task-suite", default="libero_spatial", choices=SUITES)
+    tasks_of.add_argument(
+        "--compose", action="store_true", help=f"compose tasks on the fly, with {PLACEMENTS} placements each"
+    )
+    parser.add_argument("--tasks", default="0-9", help="of the suite, e.g. 0-9 or 0,4,9 (default 0-9)")
+    parser.add_argument("--demos", type=int, default=2, help="placements tried per task, or in all with --compose (2)")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes")
     parser.add_argument("--out", type=Path, default=Path("out/demos"))
-    parser.add_argument("--seed", type=int, default=1000, help="first placement seed (default 1000)")
+    parser.add_argument("--seed", type=int, default=1000, help="first placement seed, or composed task (default 1000)")
     parser.add_argument("--noise", type=float, default=0.03, help="bursts of noise per control step (default 0.03)")
     parser.add_argument("--image-size", type=int, default=128, help="edge of the stored frames, px (default 128)")
     parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
@@ -123,10 +153,14 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
         from rsd_policy.training.pilot import PolicySource  # imports torch
 
         pilot = PolicySource(arguments.policy, arguments.device)
+    seeds = range(arguments.seed, arguments.seed + arguments.demos)
+    if arguments.compose:
+        tasks = tuple(range(arguments.seed, arguments.seed + -(-arguments.demos // PLACEMENTS)))
+        seeds = range(min(PLACEMENTS, arguments.demos))
     config = CollectConfig(
-        suite=arguments.task_suite,
+        suite=SUITE if arguments.compose else arguments.task_suite,
         tasks=tasks,
-        seeds=range(arguments.seed, arguments.seed + arguments.demos),
+        seeds=seeds,
         out=arguments.out,
         noise=arguments.noise,
         image_size=arguments.image_size,

@@ -75,7 +75,7 @@ def parse_tasks(text: str, suite: str) -> tuple[int, ...]:
     """
     tasks, count = parse_indices(text), TASKS_PER_SUITE[suite]
     if tasks[-1] >= count:
-        raise ArgumentError(f"{suite} has tasks 0-{count - 1}, got '{text}'")
+        raise ArgumentError(f"{suite}: expected tasks 0-{count - 1}, got '{text}'")
     return tasks
 
 

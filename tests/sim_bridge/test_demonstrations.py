@@ -12,6 +12,7 @@ import pytest
 from rsd_policy.errors import RSDError
 from sim_bridge.demonstrations import Demonstration, SimulatorTrace, read_demonstrations, write_demonstration
 from sim_bridge.demonstrations_libero import frame_lag
+from sim_bridge.libero_assets import task_spec
 
 STEPS = 12
 BDDL = "chiliocosm/bddl_files/libero_goal/put_the_bowl_on_the_stove.bddl"
@@ -41,6 +42,8 @@ def trace(frames: int) -> SimulatorTrace:
     rng = np.random.default_rng(1)
     return SimulatorTrace(
         "libero_tabletop_manipulation",
+        task_spec("libero_goal", 5).name,
+        task_spec("libero_goal", 5).bddl_file.read_text(),
         quaternions=rng.normal(size=(frames, 4)),
         joints=rng.normal(size=(frames, 7)),
         states=rng.normal(size=(STEPS, 30)),

@@ -50,6 +50,8 @@ def collected(directory: Path, count: int) -> Path:
         e = episode(seed)
         trace = SimulatorTrace(
             problem="libero_tabletop_manipulation",
+            name="put",
+            definition="",
             quaternions=np.tile([0.0, 0.0, 0.0, 1.0], (len(e.images), 1)),
             joints=np.zeros((len(e.images), 7)),
             states=np.zeros((len(e.actions), 5)),

@@ -48,7 +48,7 @@ def episode(seed: int = 0, steps: int = 20, noisy_step: int | None = None) -> De
 def trace(demonstration: Demonstration) -> SimulatorTrace:
     frames, steps = len(demonstration.frame_steps), len(demonstration.actions)
     return SimulatorTrace(
-        "libero_tabletop_manipulation", np.ones((frames, 4)), np.ones((frames, 7)), np.ones((steps, 9))
+        "libero_tabletop_manipulation", "put", "", np.ones((frames, 4)), np.ones((frames, 7)), np.ones((steps, 9))
     )
 
 

@@ -19,6 +19,7 @@ from rsd_policy.errors import RSDError
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.training.mini.paraphrase import wordings
 from sim_bridge.demonstrations import Demonstration, read_demonstrations
+from sim_bridge.held_out import held_out_wordings
 
 WORDINGS = 32
 """Wordings kept of each instruction."""
@@ -143,6 +144,7 @@ def to_frames(
     images = np.empty((count, *episodes[0].images.shape[1:]), dtype=np.uint8)
     proprio, actions, masks = [], [], []
     instructions = sorted({e.instruction for e in episodes})
+    index_of = {text: index for index, text in enumerate(instructions)}
     instruction: list[int] = []
     keys: list[tuple[str, int]] = []
     row = 0
@@ -153,7 +155,7 @@ def to_frames(
         actions.append(chunk)
         masks.append(valid)
         proprio.append(e.proprio)
-        instruction += [instructions.index(e.instruction)] * len(e.images)
+        instruction += [index_of[e.instruction]] * len(e.images)
         keys += [(e.suite, e.task)] * len(e.images)
     frames_per_task = Counter(keys)
     weights = task_weights or {}
@@ -165,7 +167,9 @@ def to_frames(
         actions=torch.from_numpy(np.concatenate(actions).astype(np.float32)),
         mask=torch.from_numpy(np.concatenate(masks)),
         weight=torch.from_numpy((weight / weight.sum()).astype(np.float64)),
-        wordings=torch.tensor([[tokenizer(w) for w in wordings(i, WORDINGS, 0)] for i in instructions]),
+        wordings=torch.tensor(
+            [[tokenizer(w) for w in wordings(text, WORDINGS, 0, held_out_wordings())] for text in instructions]
+        ),
     )
 
 

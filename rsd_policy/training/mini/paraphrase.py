@@ -7,8 +7,10 @@ courtesy. What is moved and where it goes is never touched.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+from collections.abc import Container
 
 TAKE = ("pick up", "grab", "take", "lift", "get")
 PUT = ("place", "put", "set", "drop")
@@ -30,19 +32,27 @@ _TWO_CLAUSES = re.compile(r"^pick up (?P<what>.+?) and place it (?P<where>.+)$")
 _ONE_CLAUSE = re.compile(r"^put (?P<what>.+?) (?P<where>(?:on|in) .+)$")
 
 
-def wordings(instruction: str, count: int, seed: int) -> list[str]:
+def wordings(instruction: str, count: int, seed: int, held_out: Container[str] = frozenset()) -> list[str]:
     """Wordings of an instruction, lower case.
 
     Args:
         instruction: as LIBERO gives it.
         count: how many, at least 1.
         seed: the same seed and instruction give the same wordings.
+        held_out: wordings that must not come, as `plain` words.
 
     Returns:
         `count` sentences. The first is the instruction itself; repetitions are possible.
     """
     draw = random.Random(f"{seed} {instruction}")
-    return [instruction.lower()] + [_wording(instruction.lower(), draw) for _ in range(count - 1)]
+    others = (_wording(instruction.lower(), draw) for _ in itertools.count())
+    allowed = (wording for wording in others if plain(wording) not in held_out)
+    return [instruction.lower(), *itertools.islice(allowed, count - 1)]
+
+
+def plain(text: str) -> str:
+    """An instruction's words, lower case, without punctuation: what makes two wordings the same."""
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def _wording(instruction: str, draw: random.Random) -> str:
