@@ -86,11 +86,15 @@ class ChunkExecutor:
 
     def reset(self) -> None:
         """Forget the chunk, and the gripper: a new episode starts with an open one."""
+        self.drop()
+        self._gripper = np.float32(-1.0)
+
+    def drop(self) -> None:
+        """Forget the chunk. The gripper's last command stays: a hand that holds something must not open."""
         self._actions: NDArray[np.float32] | None = None
         self._stamp = -math.inf
         self._verified = False
         self._executable = 0
-        self._gripper = np.float32(-1.0)
         self._holds = 0
 
     @property

@@ -97,6 +97,10 @@ class ActionExecutor(LifecycleNode):
     # -- inputs
 
     def _on_chunk(self, msg: ActionChunk) -> None:
+        if msg.horizon == 0 and self._active:
+            assert self._chunks is not None
+            self._chunks.drop()
+            return
         # Lockstep waits for the final chunk: which of the two is executed must not depend on timing.
         if not self._active or not (self._realtime or msg.verified):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,38 +19,51 @@ CHECK_PERIOD_S = 0.05
 """How often a running goal is checked for cancel and time-out."""
 
 
-class InstructionGoal:
-    """Holds the goal in execution; the node infers for it as long as `instruction` is not None.
+class _Server(ActionServer):
+    """Lets a goal be in execution without a callback that runs all the time.
 
-    The goal is kept waiting and told its end, instead of an execute callback that runs all the time: a coroutine that
-    waits makes rclpy's executor spin at full load.
+    A coroutine that waits makes rclpy's executor spin at full load. So `goal.execute()` only changes the state, and the
+    callback that gives the result is run when the goal has ended.
     """
 
-    def __init__(self, node: Node, may_start: Callable[[], str | None]) -> None:
+    def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Callable[..., Any] | None) -> None:
+        if execute_callback is not None:
+            super().notify_execute(goal_handle, execute_callback)
+
+
+class InstructionGoal:
+    """Holds the goal in execution; the node infers for it as long as `instruction` is not None."""
+
+    def __init__(
+        self, node: Node, may_start: Callable[[], str | None], on_start: Callable[[], None], on_end: Callable[[], None]
+    ) -> None:
         """Serve the action.
 
         Args:
             node: the node.
             may_start: returns why no goal can be accepted now, or None.
+            on_start: called when a goal was accepted; `instruction` is that of the goal.
+            on_end: called once a goal is over for whatever reason, in the thread that ended it and before anybody is
+                told: a cancel is answered when it has returned. `instruction` is None by then.
         """
         self._node = node
         self._may_start = may_start
+        self._on_start, self._on_end = on_start, on_end
+        self._lock = threading.Lock()
         self._goal: ServerGoalHandle | None = None
         self._deadline: float | None = None
         self._timer: Timer | None = None
         self._end: tuple[str, str] | None = None
         self._ending = False
-        self.accepted = 0
-        """Goals accepted so far: the number of the latest one."""
         self._chunks = self._compared = self._accepted = 0
-        self._server = ActionServer(
+        self._server = _Server(
             node,
             ExecuteInstruction,
             "execute_instruction",
             execute_callback=self._finish,
             goal_callback=self._on_request,
             handle_accepted_callback=self._on_accepted,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+            cancel_callback=self._on_cancel,
         )
 
     @property
@@ -79,11 +93,14 @@ class InstructionGoal:
         """End the goal in execution, if there is one.
 
         Args:
-            outcome: "succeeded" or "aborted".
+            outcome: "succeeded", "aborted" or "canceled".
             message: why, for people.
         """
-        if self._goal is not None and self._end is None:
+        with self._lock:
+            if self._goal is None or self._end is not None:
+                return
             self._end = (outcome, message)
+        self._on_end()
 
     def end_now(self, message: str) -> None:
         """Abort the goal in execution without waiting for the next check: the node stops."""
@@ -103,10 +120,16 @@ class InstructionGoal:
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
+    def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        self.end("canceled", "canceled")
+        return CancelResponse.ACCEPT
+
     def _on_accepted(self, goal: ServerGoalHandle) -> None:
-        self._goal, self._end, self._ending = goal, None, False
-        self.accepted += 1
         self._chunks = self._compared = self._accepted = 0
+        with self._lock:
+            self._goal, self._end, self._ending = goal, None, False
+        goal.execute()
+        self._on_start()
         timeout = float(goal.request.timeout_s)
         self._deadline = self._now() + timeout if timeout > 0.0 else None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -116,11 +139,8 @@ class InstructionGoal:
         goal = self._goal
         if goal is None or self._ending:
             return
-        if self._end is None:
-            if goal.is_cancel_requested:
-                self._end = ("canceled", "canceled")
-            elif self._deadline is not None and self._now() >= self._deadline:
-                self._end = ("aborted", f"not done within {goal.request.timeout_s:g} s")
+        if self._deadline is not None and self._now() >= self._deadline:
+            self.end("aborted", f"not done within {goal.request.timeout_s:g} s")
         if self._end is None:
             return
         # the executor runs _finish later, and until then _check can be called again
@@ -128,7 +148,7 @@ class InstructionGoal:
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
-        goal.execute(self._finish)
+        self._server.notify_execute(goal, self._finish)
 
     def _finish(self, goal: ServerGoalHandle) -> Any:
         assert self._end is not None

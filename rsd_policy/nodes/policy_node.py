@@ -24,8 +24,9 @@ from rsd_policy.errors import InferenceError, ObservationError, RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
+from rsd_policy.nodes.instructions import Instructions, same
 from rsd_policy.nodes.message_class import message_class
-from rsd_policy.nodes.messages import chunk_to_msg, to_nanoseconds, to_stamp
+from rsd_policy.nodes.messages import ACTION_FRAME, chunk_to_msg, to_nanoseconds, to_stamp
 from rsd_policy.nodes.parameters import (
     declare_choice,
     declare_float,
@@ -80,7 +81,7 @@ class PolicyNode(LifecycleNode):
         # Guards what the threads share. Publishing happens under it too: when deactivate returns, no chunk can follow.
         self._lock = threading.RLock()
         self._active = False
-        self._topic_instruction: str | None = None
+        self._instructions = Instructions()
         self._status: EpisodeStatus | None = None
         self._asked: EpisodeStatus | None = None
         self._submitted = -1
@@ -88,10 +89,16 @@ class PolicyNode(LifecycleNode):
         self._waiting_since: int | None = None
         self._inference_failed = False
         self._reported: float | None = None
-        self._activations = 0
+        # Counts activations and the beginnings and ends of goals: a chunk of an earlier activity is not published.
+        self._activity = 0
         self._chunks = self._compared = self._accepted = self._skipped = 0
         self.fatal_error: BaseException | None = None
-        self._goal = InstructionGoal(self, lambda: None if self._active else "the node is not active")
+        self._goal = InstructionGoal(
+            self,
+            may_start=lambda: None if self._active else "the node is not active",
+            on_start=self._turn_to_goal,
+            on_end=self._halt,
+        )
         self._receiver = Receiver(self, self._on_death)
         self._subscribe()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -169,7 +176,7 @@ class PolicyNode(LifecycleNode):
             self._submitted = -1
             self._answers = []
             self._inference_failed = False
-        self._activations += 1
+            self._activity += 1
         # in real time observations come unasked
         self._waiting_since = None if self._lockstep else self._now()
         self._diagnostics.set("inference", OK, "active, no observation yet", mode=self._mode)
@@ -191,10 +198,39 @@ class PolicyNode(LifecycleNode):
     def _stop(self, why: str) -> None:
         with self._lock:
             self._active = False
-        if self._worker is not None:
-            self._worker.discard()
+            self._send_stop()
         self._goal.end_now(why)
         self._diagnostics.set("inference", STALE, "not active")
+
+    def _turn_to_goal(self) -> None:
+        with self._lock:
+            self._forget_request()
+
+    def _halt(self) -> None:
+        """A goal has ended: nothing of it is executed any more, and nothing older takes its place."""
+        with self._lock:
+            self._instructions.dismiss(self._running())
+            self._send_stop()
+
+    def _send_stop(self) -> None:
+        """An empty chunk has the executor drop the one before it; no chunk of the same activity follows."""
+        stamp = to_stamp(max(self._submitted, 0))
+        self._forget_request()
+        running = self._running()
+        stop = ActionChunkMsg(mode=self._mode, episode=running.episode if running else 0)
+        stop.header.stamp, stop.header.frame_id = stamp, ACTION_FRAME
+        self._publisher.publish(stop)
+
+    def _forget_request(self) -> None:
+        self._activity += 1
+        self._submitted = -1
+        self._answers = []
+        if self._worker is not None:
+            self._worker.discard()
+
+    def _running(self) -> EpisodeStatus | None:
+        status = self._status
+        return status if status is not None and status.state == EpisodeStatus.RUNNING else None
 
     # -- inputs (receiver thread)
 
@@ -221,7 +257,8 @@ class PolicyNode(LifecycleNode):
             self._submit(moments[-1])
 
     def _on_instruction(self, msg: String) -> None:
-        self._topic_instruction = msg.data
+        with self._lock:
+            self._instructions.topic = msg.data
 
     def _on_status(self, msg: EpisodeStatus) -> None:
         with self._lock:
@@ -230,8 +267,12 @@ class PolicyNode(LifecycleNode):
 
     def _take_status(self, msg: EpisodeStatus) -> None:
         self._status = msg
-        if msg.state == EpisodeStatus.SUCCESS:
+        if msg.state == EpisodeStatus.SUCCESS and same(self._goal.instruction or "", msg.instruction):
             self._goal.end("succeeded", "the task reports success")
+        elif msg.state == EpisodeStatus.SUCCESS:
+            self._goal.end(
+                "aborted", f"the episode ended with success in its own task, which is another: '{msg.instruction}'"
+            )
         elif msg.state in (EpisodeStatus.TIMEOUT, EpisodeStatus.ABORTED):
             self._goal.end("aborted", "the episode ended without success")
         if not self._lockstep:
@@ -261,12 +302,9 @@ class PolicyNode(LifecycleNode):
 
     def _submit(self, moment: Moment) -> None:
         stamp = moment.stamp
-        status = self._status
-        if status is not None and status.state != EpisodeStatus.RUNNING:
-            status = None
-        # A goal is what somebody wants now; an episode carries its task; the topic is for robots without episodes.
-        instruction = self._goal.instruction or (status.instruction if status else self._topic_instruction)
-        if not instruction:
+        status = self._running()
+        chosen = self._instructions.choose(self._goal.instruction, status)
+        if chosen is None:
             self._diagnostics.set("inference", OK, "waiting for an instruction", mode=self._mode)
             return
         self._submitted = stamp
@@ -280,8 +318,8 @@ class PolicyNode(LifecycleNode):
             Request(
                 stamp=to_stamp(stamp),
                 episode=status.episode if status else 0,
-                activity=self._activations + self._goal.accepted,
-                instruction=instruction,
+                activity=self._activity,
+                instruction=chosen[0],
                 messages=moment.messages,
                 composer=self._composer,
             )
@@ -346,7 +384,7 @@ class PolicyNode(LifecycleNode):
     def _on_chunk(self, request: Request, chunk: ActionChunk) -> bool:
         msg = chunk_to_msg(chunk, request.stamp, request.episode, self._mode)
         with self._lock:
-            if not self._active:
+            if not self._active or request.activity != self._activity:
                 return False
             self._publisher.publish(msg)
             if to_nanoseconds(request.stamp) == self._submitted:
@@ -376,6 +414,8 @@ class PolicyNode(LifecycleNode):
         )
 
     def _on_error(self, request: Request, error: RSDError) -> None:
+        if request.activity != self._activity:
+            return
         self._inference_failed = True
         self._fail(error)
 

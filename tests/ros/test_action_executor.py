@@ -96,6 +96,22 @@ def test_a_tick_that_is_asked_again_gets_the_same_answer_again(graph):
     assert graph.actions[1] == graph.actions[0]
 
 
+def test_after_a_stop_nothing_of_the_chunk_is_executed(graph):
+    """The chunk of a cancelled goal was executed to its end."""
+    graph.new_episode()
+    graph.tick(0)
+    graph.chunk(0, ramp())
+    graph.expect(1)
+    graph.chunks.publish(ActionChunkMsg(episode=graph.episode))
+    graph.probe.spin_for(0.2)
+    graph.tick(1)
+    graph.probe.spin_for(0.3)
+    assert len(graph.actions) == 1
+    graph.chunk(1, ramp(0.5))
+    graph.expect(2)
+    assert (graph.actions[1].step, graph.actions[1].values[0]) == (1, 0.5)
+
+
 def test_a_refused_command_is_not_sent_again(graph):
     graph.new_episode()
     graph.tick(0)

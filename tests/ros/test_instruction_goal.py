@@ -15,7 +15,7 @@ from rsd_policy.nodes.instruction_goal import InstructionGoal
 def served(probe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instruction_goal, "CHECK_PERIOD_S", 3600.0)  # the tests decide when a goal is checked
-        server = InstructionGoal(probe.node, lambda: None)
+        server = InstructionGoal(probe.node, lambda: None, lambda: None, lambda: None)
         yield probe, server, ActionClient(probe.node, ExecuteInstruction, "execute_instruction")
 
 

@@ -68,8 +68,21 @@ class Robot:
         self.joints.publish(joints)
         return to_nanoseconds(stamp), compose_state(pose, joints, ROBOT.pose, ROBOT.gripper)
 
+    def follow(self):
+        """Have an instruction followed: the end of a goal leaves none, and inputs that stop end a goal."""
+        self.instructions.publish(String(data=INSTRUCTION))
+        self.wait_final(self.show_until_answered())
+
+    def show_until_answered(self):
+        for _ in range(40):
+            stamp, _ = self.show()
+            self.probe.spin_for(0.1)
+            if self.of(stamp):
+                return stamp
+        raise AssertionError("expected a chunk within 40 observations")
+
     def of(self, stamp):
-        return [c for c in self.chunks if to_nanoseconds(c.header.stamp) == stamp]
+        return [c for c in self.chunks if c.horizon and to_nanoseconds(c.header.stamp) == stamp]
 
     def wait_final(self, stamp):
         self.probe.spin_until(lambda: any(c.verified for c in self.of(stamp)), 20, "a final chunk")
@@ -159,7 +172,7 @@ def test_rubbish_is_reported_and_gives_no_chunk(robot, fault, text):
 
 
 def test_a_failing_node_says_so_to_the_goal_in_execution(robot):
-    robot.wait_final(robot.show()[0])
+    robot.follow()
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, INSTRUCTION)
     robot.show(x=float("nan"))
@@ -185,7 +198,7 @@ def finish(robot, goal):
 
 
 def test_a_goal_gives_feedback_counts_its_chunks_and_can_be_cancelled(robot):
-    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
+    robot.follow()
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     feedback = []
     goal = send(robot, client, "pick up the plate", feedback=feedback)
@@ -203,7 +216,7 @@ def test_a_goal_gives_feedback_counts_its_chunks_and_can_be_cancelled(robot):
 
 
 def test_the_goal_s_instruction_is_the_one_that_is_followed(robot, untrained):
-    robot.wait_final(robot.show()[0])
+    robot.follow()
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, "up up up the plate")
     stamp, proprio = robot.show()
@@ -219,7 +232,7 @@ def test_the_goal_s_instruction_is_the_one_that_is_followed(robot, untrained):
 
 
 def test_a_goal_ends_with_its_time(robot):
-    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
+    robot.follow()
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     result = finish(robot, send(robot, client, INSTRUCTION, timeout_s=0.3))
     assert result.status == GoalStatus.STATUS_ABORTED
@@ -227,13 +240,25 @@ def test_a_goal_ends_with_its_time(robot):
 
 
 def test_a_goal_succeeds_when_the_simulated_task_does(robot):
-    robot.wait_final(robot.show()[0])  # inputs that stop end a goal
+    robot.follow()
     statuses = robot.probe.publisher(EpisodeStatus, "episode")
     client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
     goal = send(robot, client, INSTRUCTION)
-    statuses.publish(EpisodeStatus(episode=1, state=EpisodeStatus.SUCCESS))
+    statuses.publish(EpisodeStatus(episode=1, state=EpisodeStatus.SUCCESS, instruction=INSTRUCTION))
     result = finish(robot, goal)
     assert (result.status, result.result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+
+
+def test_a_goal_does_not_succeed_by_an_episode_with_another_task(robot):
+    """Its result was the episode's success, whatever the goal's instruction was."""
+    robot.follow()
+    statuses = robot.probe.publisher(EpisodeStatus, "episode")
+    client = ActionClient(robot.probe.node, ExecuteInstruction, "execute_instruction")
+    goal = send(robot, client, "pick up the plate")
+    statuses.publish(EpisodeStatus(episode=2, state=EpisodeStatus.SUCCESS, instruction=INSTRUCTION))
+    result = finish(robot, goal)
+    assert (result.status, result.result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert INSTRUCTION in result.result.message
 
 
 @pytest.mark.parametrize(("instruction", "timeout_s"), [("", 0.0), ("  ", 0.0), ("x" * 1001, 0.0), (INSTRUCTION, -1.0)])
@@ -252,7 +277,7 @@ def test_after_deactivate_no_chunk_comes_and_the_goal_ends(robot):
     assert robot.of(stamp) == []
     assert not send(robot, client, INSTRUCTION).accepted
     assert robot.probe.transition("policy_node", ACTIVATE)
-    robot.wait_final(robot.show()[0])
+    robot.follow()
 
 
 def test_a_checkpoint_that_cannot_be_used_fails_to_configure_with_the_reason(probe, start, untrained, tmp_path):
