@@ -24,10 +24,10 @@ from benchmarks.ablations import tables as ablation_tables
 from benchmarks.ablations.tables import Ablations
 from rsd_policy.errors import ArgumentError, RSDError
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
+from rsd_policy.files import write_text
 from rsd_policy.reports.comparison import findings
 from rsd_policy.reports.markdown import results_table, setting, table, tasks_table
 from rsd_policy.reports.runs import Run, load_runs
-from rsd_policy.reports.summary import write_atomically
 
 PAGE = Path("docs") / "results.md"
 PLOTS = "results"
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     sections += [drafts] if drafts else []
     sections += [ablation_tables.section(ablations, plots)] if ablations else []
     sections += [draft_layer] if draft_layer else []
-    write_atomically(arguments.out, "\n\n".join(sections) + "\n")
+    write_text(arguments.out, "\n\n".join(sections) + "\n")
     print(f"wrote {arguments.out} and {len(list(plots.glob('*.png')))} plots in {plots}")
     return DONE
 

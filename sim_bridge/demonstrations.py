@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError, SimulationError
+from rsd_policy.files import whole_file
 from rsd_policy.observation import ACTION_DIM
 from sim_bridge.demonstrations_libero import check_complete, check_trainable, frame_lag, moving_rows, task_of
 from sim_bridge.libero_assets import task_spec
@@ -104,12 +104,10 @@ def write_demonstration(directory: Path, demonstration: Demonstration, trace: Si
     """Write an episode; a reader sees all of it or nothing."""
     path = demonstration_path(directory, demonstration.suite, demonstration.task, demonstration.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".partial{os.getpid()}")
-    with h5py.File(temporary, "w") as file:
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
         data = file.create_group("data")
         data.attrs.update(_attributes(demonstration, trace))
         _write_episode(data.create_group("demo_0"), demonstration, trace)
-    temporary.replace(path)
     return path
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import SetupError, SimulationError
+from rsd_policy.files import write_text
 from rsd_policy.libero import EVALUATED_SUITES, SUITES, SUITES_IN_WORDS
 from sim_bridge.opengl import INSTALL_GL, choose_renderer, hidden_cuda_devices
 
@@ -260,11 +261,7 @@ def _write_config(directory: Path, content: str) -> None:
     target = directory / "config.yaml"
     if target.is_file() and target.read_text(encoding="utf-8") == content:
         return
-    # processes start at the same time: each writes its own file and renames it, so none reads a half-written one
-    descriptor, name = tempfile.mkstemp(dir=directory)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(content)
-    Path(name).replace(target)
+    write_text(target, content)  # processes start at the same time: none must read a half-written one
 
 
 def _configure_paths() -> None:

@@ -39,8 +39,8 @@ from rsd_policy.errors import ArgumentError, CheckpointError, RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.protocol import first_trials, parse_indices
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN, WRONG_ARGUMENTS
+from rsd_policy.files import write_json
 from rsd_policy.libero import INIT_STATES_PER_TASK, SUITES
-from rsd_policy.reports.summary import write_atomically
 
 
 def main(argv: list[str]) -> int:
@@ -156,9 +156,9 @@ def _run(wanted: Sequence[Spec], arguments: argparse.Namespace, record: dict[str
         with Progress(*columns, console=Console(stderr=True)) as bar, closing(outcomes):
             for outcome in bar.track(outcomes, total=len(wanted)):
                 record["episodes"].append(asdict(outcome))
-                write_atomically(arguments.json, json.dumps(record) + "\n")
+                write_json(arguments.json, record, indent=None)
     finally:
-        write_atomically(arguments.json, json.dumps(record) + "\n")
+        write_json(arguments.json, record, indent=None)
 
 
 def _show(path: Path) -> None:

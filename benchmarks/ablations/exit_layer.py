@@ -46,9 +46,9 @@ from rsd_policy.evaluation import provenance
 from rsd_policy.evaluation.protocol import parse_indices
 from rsd_policy.evaluation.statistics import latency_summary
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
+from rsd_policy.files import write_json
 from rsd_policy.reports import markdown
 from rsd_policy.reports.runs import shipped_name
-from rsd_policy.reports.summary import write_atomically
 from rsd_policy.training.mini.augment import augment_images
 from rsd_policy.training.mini.dataset import Demonstrations, load_demonstrations, to_frames
 from rsd_policy.training.mini.parameter_vector import parameter_groups
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
         print(f"exit_layer: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+    write_json(arguments.json, record)
     print(f"wrote {arguments.json}")
     missing = [measure for measure in MEASURES if measure not in record]
     if missing:

@@ -10,7 +10,6 @@ the last quarter of the time.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -25,8 +24,8 @@ from rsd_policy.device import parse_device
 from rsd_policy.errors import ArgumentError, RSDError
 from rsd_policy.evaluation import provenance
 from rsd_policy.exit_status import DONE, WRONG_ARGUMENTS
+from rsd_policy.files import write_json
 from rsd_policy.observation import ACTION_DIM, PROPRIO_DIM
-from rsd_policy.reports.summary import write_atomically
 from rsd_policy.training.mini.dataset import WORDINGS, Demonstrations
 from rsd_policy.training.mini.trainer import Progress, TrainConfig, Validation, train
 from rsd_policy.training.team import Team
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
             f"{result['frames_per_second']:.0f} frames/s; first report after {result['first_report_seconds']:.0f} s"
         )
         if arguments.json:
-            write_atomically(arguments.json, json.dumps(result, indent=1) + "\n")
+            write_json(arguments.json, result)
             print(f"wrote {arguments.json}")
     team.leave()
     return DONE

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from rsd_policy.checkpoints.policy import Heads, Policy
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.device import parse_device
 from rsd_policy.errors import CheckpointError
+from rsd_policy.files import write_json
 from rsd_policy.heads import DeviationPredictor, RFSQDraftModel, RFSQHead
 
 SHARD_BYTES = 15 * 2**20
@@ -192,15 +190,3 @@ def save_policy(directory: Path, policy: Policy) -> None:
     policy.manifest["files"] = files
     policy.manifest["manifest_sha256"] = manifest_digest(policy.manifest)
     write_json(directory / MANIFEST, policy.manifest)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)

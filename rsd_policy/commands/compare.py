@@ -34,14 +34,15 @@ def main(argv: list[str]) -> int:
 
 def _compare(reference: Path, directory: Path, *, as_json: bool) -> None:
     from rsd_policy.evaluation.store import ResultStore
+    from rsd_policy.files import write_json, write_text
     from rsd_policy.reports import comparison
     from rsd_policy.reports.report import write_outputs
-    from rsd_policy.reports.summary import COMPARISON, write_atomically
+    from rsd_policy.reports.summary import COMPARISON
 
     with ResultStore.open_results(reference) as a, ResultStore.open_results(directory) as b:
         result = comparison.compare(a, b)
-        write_atomically(directory / COMPARISON, json.dumps(result, indent=2) + "\n")
-        write_atomically((directory / COMPARISON).with_suffix(".html"), comparison.render(result))
+        write_json(directory / COMPARISON, result)
+        write_text((directory / COMPARISON).with_suffix(".html"), comparison.render(result))
         write_outputs(b)
     if as_json:
         print(json.dumps(result))

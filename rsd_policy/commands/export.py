@@ -20,6 +20,7 @@ from rsd_policy.checkpoints.manifest import (
     verify_files,
 )
 from rsd_policy.errors import CheckpointError
+from rsd_policy.files import write_json
 from rsd_policy.reports.model_card import model_card
 from rsd_policy.reports.runs import Run, load_runs
 
@@ -171,7 +172,6 @@ def _promise(copy: Path, manifest: dict[str, Any], alpha: float, source: str) ->
 
 
 def _rewritten(copy: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    from rsd_policy.checkpoints.loading import write_json  # imports torch
 
     manifest["manifest_sha256"] = manifest_digest(manifest)
     write_json(copy / MANIFEST, manifest)

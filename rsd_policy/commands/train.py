@@ -17,11 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rsd_policy import __version__
 from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
-from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, save_policy, write_json
+from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, save_policy
 from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, MANIFEST
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
 from rsd_policy.errors import RSDError
+from rsd_policy.files import write_json
 from rsd_policy.libero import SUITES
 from rsd_policy.training.mini.corpus import Corpus
 from rsd_policy.training.mini.dataset import WORDINGS, load_demonstrations, to_frames

@@ -11,8 +11,9 @@ from typing import Any
 from rsd_policy.evaluation.in_process.video import video_path
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.evaluation.store import ResultStore
+from rsd_policy.files import write_text
 from rsd_policy.reports import plots
-from rsd_policy.reports.summary import write_atomically, write_summary
+from rsd_policy.reports.summary import write_summary
 from rsd_policy.reports.tables import figures, percent
 
 REPORT = "report.html"
@@ -35,7 +36,7 @@ def write_outputs(store: ResultStore) -> dict[str, Any]:
     """Write summary.json and report.html of the stored results. Returns the summary."""
     summary = write_summary(store)
     page = render(summary, store.episodes(), store.directory)
-    write_atomically(store.directory / REPORT, page)
+    write_text(store.directory / REPORT, page)
     return summary
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rsd_policy.evaluation.protocol import EvalConfig
 from rsd_policy.evaluation.results import ERROR, ChunkRecord, EpisodeResult
 from rsd_policy.evaluation.statistics import latency_summary, wilson_interval
 from rsd_policy.evaluation.store import ResultStore
+from rsd_policy.files import write_json
 
 SUMMARY = "summary.json"
 COMPARISON = "comparison.json"
@@ -70,18 +70,8 @@ def write_summary(store: ResultStore) -> dict[str, Any]:
     """Compute summary.json from the stored episodes and replace it atomically. Returns its content."""
     versions, hardware = store.provenance()
     summary = summarise(store.config, store.episodes(), versions, hardware, _compared_speedup(store.directory))
-    write_atomically(store.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_json(store.directory / SUMMARY, summary)
     return summary
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside and rename, so that readers and interruptions see the old file or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _success(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:

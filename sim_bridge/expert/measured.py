@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from rsd_policy.files import write_text
 
 TABLE = Path(__file__).with_name("measured.json")
 
@@ -64,10 +65,8 @@ def write_result(result: Measured, path: Path = TABLE) -> None:
     """Put a result into the table in place of the task's earlier one."""
     others = [m for m in read_table(path) if (m.suite, m.task) != (result.suite, result.task)]
     entries = sorted([*others, result], key=lambda m: (m.suite, m.task))
-    temporary = path.with_suffix(f".partial{os.getpid()}")
     lines = ",\n".join("  " + json.dumps(asdict(entry)) for entry in entries)
-    temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, f"[\n{lines}\n]\n")
 
 
 def measure(suite: str, task: int, seeds: range) -> Iterator[tuple[int, int | None]]:

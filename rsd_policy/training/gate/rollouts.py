@@ -8,7 +8,6 @@ among those recorded, next to those to which verifying leads. One file per episo
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from rsd_policy.checkpoints.external import PLACES
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError, RSDError
+from rsd_policy.files import whole_file
 from rsd_policy.observation import ACTION_DIM, Observation
 from sim_bridge.libero_env import LiberoEnv
 
@@ -73,10 +73,8 @@ class Rollout:
         path = self.place.path(directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = {name: value for name, value in vars(self).items() if name != "place"}
-        temporary = path.with_suffix(f".{os.getpid()}.partial")
-        with temporary.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **fields, **vars(self.place))
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Rollout:

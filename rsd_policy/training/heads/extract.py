@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rsd_policy.backbones.base import Backbone
 from rsd_policy.backbones.mini import CAMERAS
-from rsd_policy.checkpoints.loading import write_json
 from rsd_policy.errors import NonFiniteError, RSDError
+from rsd_policy.files import whole_file, write_json
 from rsd_policy.observation import Observation
 from rsd_policy.training.mini.dataset import label_chunks
 from rsd_policy.training.mini.validate import HiddenBatch
@@ -111,9 +111,8 @@ def extract_episode(
         "actions": torch.from_numpy(actions[rows]),
         "mask": torch.from_numpy(mask[rows]),
     }
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={"episode": digest})
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"episode": digest})
     return path
 
 

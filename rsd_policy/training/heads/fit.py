@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError, RSDError
+from rsd_policy.files import whole_file
 from rsd_policy.heads import RFSQHead
 from rsd_policy.training.heads.extract import HiddenStates
 from rsd_policy.training.mini.parameter_vector import parameter_groups
@@ -172,6 +173,5 @@ def _load(path: Path, config: HeadConfig, frames: int, device: torch.device) -> 
 
 
 def _save(path: Path, config: HeadConfig, frames: int, phases: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".partial")
-    torch.save({"config": {**vars(config), "frames": frames}, **phases}, temporary)
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        torch.save({"config": {**vars(config), "frames": frames}, **phases}, partial)

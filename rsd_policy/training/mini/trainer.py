@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError
+from rsd_policy.files import whole_file
 from rsd_policy.heads import RFSQHead
 from rsd_policy.observation import ACTION_DIM, GRIPPER
 from rsd_policy.training.mini.augment import augment_images
@@ -337,9 +338,8 @@ def _save_state(
         "step": step,
         "seconds": seconds,
     }
-    temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def _name(device: torch.device) -> str:
