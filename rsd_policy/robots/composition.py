@@ -20,10 +20,6 @@ class Composer:
         self._kinds = {camera.name: camera.type for camera in contract.cameras}
         self._videos = {c.name: VideoDecoder(c.topic) for c in contract.cameras if is_video(c.type)}
 
-    def needs_every_message(self, name: str) -> bool:
-        """Whether all messages of an input have to be given to `take`, because an image builds on those before it."""
-        return name in self._videos
-
     def take(self, name: str, message: Any) -> Any | None:
         """What to keep of a message as it comes: video is decoded at once; None when there is nothing to keep."""
         video = self._videos.get(name)

@@ -1,0 +1,1 @@
+"""What bags cost, and what they promise."""
