@@ -56,6 +56,7 @@ setup(
             "action_executor = rsd_policy.nodes.action_executor:main",
             "eval_node = rsd_policy.nodes.eval_node:main",
             "record_node = rsd_policy.nodes.record_node:main",
+            "play_node = rsd_policy.nodes.play_node:main",
             "replay_node = rsd_policy.nodes.replay_node:main",
             "sim_bridge = sim_bridge.nodes.bridge_node:main",
             "expert_node = sim_bridge.nodes.expert_node:main",

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from rsd_policy.bags.message_types import MessageTypes
-from rsd_policy.bags.sources import ZSTD_MAGIC, DamagedMcap, DamagedSqlite, Source, Topic, WholeFile, describe
+from rsd_policy.bags.sources import ZSTD_MAGIC, DamagedSqlite, McapFile, Source, Topic, WholeFile, describe
 from rsd_policy.errors import ArgumentError, BagError
 
 if sys.version_info >= (3, 14):
@@ -162,14 +162,15 @@ class Bag:
         journal = file.with_name(file.name + "-wal")
         if file.suffix == ".db3" and journal.is_file() and journal.stat().st_size:
             return DamagedSqlite(file, "")
+        if file.suffix == ".mcap":
+            streamed = McapFile(file)
+            # chunks that overlap (one per topic, say) have to be merged by time, which takes an index in memory
+            return streamed if streamed.ordered else WholeFile(file)
         try:
             return WholeFile(file)
         except Exception as error:
-            why = describe(error)
-            if file.suffix == ".mcap" and file.stat().st_size:
-                return DamagedMcap(file, why)
             if file.suffix == ".db3" and file.stat().st_size:
-                return DamagedSqlite(file, why)
+                return DamagedSqlite(file, describe(error))
             raise
 
     def _decompressed(self, path: Path) -> Path:

@@ -1,16 +1,21 @@
-"""The files of a bag as streams of messages: whole ones by `rosbags`, damaged ones as far as they can be read."""
+"""The files of a bag as streams of messages, damaged ones as far as they can be read.
+
+MCAP by Foxglove's reader, sqlite3 and ROS 1 by `rosbags`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mcap.records import Channel, Chunk, Message, Schema
+from mcap.records import Channel, Chunk, ChunkIndex, McapRecord, Message, Schema, Statistics
 from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag1 import Reader as Reader1
@@ -18,6 +23,10 @@ from rosbags.rosbag2 import Reader as Reader2
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """Start of a zstd frame; CDR starts with 00 00 to 00 03. So a message tells itself whether it is compressed."""
+
+
+FOOTER_BYTES = 37
+"""Footer record and magic at the end of an MCAP file; where the summary begins stands after the record's 9 bytes."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +114,27 @@ class WholeFile:
         self._reader.close()
 
 
-class DamagedMcap:
-    """An MCAP file without its end, or with a broken index: read from the start, as far as it goes."""
+class McapFile:
+    """An MCAP file, chunk by chunk in the order in which it was written; memory holds one chunk.
+
+    A file without its end, or without a summary, is read from the start, as far as it goes; a chunk whose checksum is
+    wrong is left out.
+
+    Raises:
+        Exception: nothing of it can be read.
+    """
 
     ros1 = False
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self.damage = why
-        found: dict[tuple[str, str], Topic] = {}
-        for channel, schema, _ in self._records():
-            definition = schema.data.decode("utf-8", errors="replace")
-            topic = Topic(channel.topic, schema.name, definition, schema.encoding != "ros2msg")
-            found.setdefault((topic.name, topic.type), topic)
-        self.topics = list(found.values())
+        self._size = path.stat().st_size
+        self.damage = ""
+        self.ordered = True
+        """No chunk begins before the one in front of it ends; known from the summary."""
+        self.topics = self._from_summary() or self._from_records()
+        if not self.topics and self.damage:
+            raise ValueError(self.damage)
 
     def messages(self, names: Collection[str]) -> Iterator[Entry]:
         for channel, schema, message in self._records():
@@ -128,23 +144,70 @@ class DamagedMcap:
     def close(self) -> None:
         pass
 
-    def _records(self) -> Iterator[tuple[Channel, Schema, Message | None]]:
-        """Each channel as it is met, and each message; ends at the first byte that is not what it should be."""
+    def _from_summary(self) -> list[Topic]:
+        """The topics by the file's last section; empty when there is none."""
         schemas: dict[int, Schema] = {}
         channels: dict[int, Channel] = {}
+        counts: dict[int, int] | None = None
+        end = 0
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(-FOOTER_BYTES, os.SEEK_END)
+                (start,) = struct.unpack_from("<Q", stream.read(FOOTER_BYTES), 9)
+                if not start:
+                    return []
+                stream.seek(start)
+                for record in StreamReader(stream, skip_magic=True, record_size_limit=self._size).records:
+                    if isinstance(record, Schema):
+                        schemas[record.id] = record
+                    elif isinstance(record, Channel):
+                        channels[record.id] = record
+                    elif isinstance(record, Statistics):
+                        counts = dict(record.channel_message_counts)
+                    elif isinstance(record, ChunkIndex):
+                        self.ordered = self.ordered and record.message_start_time >= end
+                        end = record.message_end_time
+        # Whatever a parser raises on bytes that are not what they should be: then the records themselves are asked.
+        except Exception:
+            return []
+        found = [(channel, schemas.get(channel.schema_id)) for channel in channels.values()]
+        return [
+            _topic(channel, schema, None if counts is None else counts.get(channel.id, 0))
+            for channel, schema in found
+            if schema is not None
+        ]
+
+    def _from_records(self) -> list[Topic]:
+        found: dict[tuple[str, str], Topic] = {}
+        for channel, schema, _ in self._records():
+            found.setdefault((channel.topic, schema.name), _topic(channel, schema, None))
+        return list(found.values())
+
+    def _records(self) -> Iterator[tuple[Channel, Schema, Message | None]]:
+        """Each channel as it is met, and each message; ends where the next record cannot be found."""
+        schemas: dict[int, Schema] = {}
+        channels: dict[int, Channel] = {}
+        broken = 0
+        self.damage = ""
         with self._path.open("rb") as stream:
-            size = self._path.stat().st_size
-            records = iter(StreamReader(stream, emit_chunks=True, record_size_limit=size).records)
+            records = iter(StreamReader(stream, emit_chunks=True, record_size_limit=self._size).records)
             while True:
                 try:
                     record = next(records)
-                    inner = breakup_chunk(record, validate_crc=True) if isinstance(record, Chunk) else [record]
                 except StopIteration:
                     return
-                except Exception as error:  # as in WholeFile
-                    self.damage = f"ends at byte {stream.tell()} of {size}: {describe(error)}"
+                except Exception as error:  # as above
+                    at = stream.tell()
+                    end = "ends in the middle of a record" if at >= self._size else f"unreadable: {describe(error)}"
+                    self.damage = "; ".join(filter(None, [self.damage, f"{end}, at byte {at} of {self._size}"]))
                     return
-                for part in inner:
+                try:
+                    parts = breakup_chunk(record, validate_crc=True) if isinstance(record, Chunk) else [record]
+                except Exception as error:  # as above; where the next chunk begins is still known
+                    broken += 1
+                    self.damage = f"{broken} chunks are damaged and left out, the latest: {describe(error)}"
+                    continue
+                for part in sorted(parts, key=_time_of):
                     if isinstance(part, Schema):
                         schemas[part.id] = part
                     elif isinstance(part, Channel) and part.schema_id in schemas:
@@ -153,6 +216,16 @@ class DamagedMcap:
                     elif isinstance(part, Message) and part.channel_id in channels:
                         channel = channels[part.channel_id]
                         yield channel, schemas[channel.schema_id], part
+
+
+def _time_of(record: McapRecord) -> int:
+    """Sort key within a chunk: what describes messages stays in front of them."""
+    return record.log_time if isinstance(record, Message) else -1
+
+
+def _topic(channel: Channel, schema: Schema, count: int | None) -> Topic:
+    text = schema.data.decode("utf-8", errors="replace")
+    return Topic(channel.topic, schema.name, text, schema.encoding != "ros2msg", count)
 
 
 class DamagedSqlite:
