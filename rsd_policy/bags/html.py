@@ -15,6 +15,9 @@ from rsd_policy.bags.compare import FIELDS
 from rsd_policy.bags.replay import Answer, Replayed
 from rsd_policy.bags.table import odd, verdict
 
+FIELD_DISTANCE = 2.5
+"""Between two fields of a plot, action units, which are in [-1, 1]."""
+
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}.bad{color:#b00020}.good{color:#1b6e2c}
@@ -108,22 +111,27 @@ def _timeline(replayed: Replayed) -> Any:
 
 
 def _curves(answer: Answer) -> Any:
-    figure, axes = _axes(len(FIELDS), (5, 6))
-    for i, axis in enumerate(axes):
+    """All fields below each other in one plot: seven of them would take five times as long to draw."""
+    figure, (axis,) = _axes(1, (5, 6))
+    levels = [-FIELD_DISTANCE * i for i in range(len(FIELDS))]
+    for i, level in enumerate(levels):
+        axis.axhline(level, color="#ddd", linewidth=0.5)
         if answer.expected is not None:
-            axis.plot(answer.expected[:, i], "o-", color="#999", markersize=3, label="expected")
-        axis.plot(answer.chunk.actions[:, i], ".-", color="#1565c0", label="answer")
-        axis.set_ylabel(FIELDS[i], rotation=0, ha="right")
-    axes[0].legend(fontsize=7, loc="upper right")
-    axes[-1].set_xlabel("step of the chunk; action units")
+            label = "expected" if i == 0 else None
+            axis.plot(answer.expected[:, i] + level, "o-", color="#999", markersize=3, label=label)
+        axis.plot(answer.chunk.actions[:, i] + level, ".-", color="#1565c0", label="answer" if i == 0 else None)
+    axis.set_yticks(levels, FIELDS)
+    axis.legend(fontsize=7, loc="upper right")
+    axis.set_xlabel("step of the chunk; lines are 2.5 action units apart")
     return figure
 
 
 def _axes(number: int, size: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(number, 1, sharex=True)
+    figure = Figure(figsize=size)
+    figure.subplots_adjust(left=0.15, right=0.97, top=0.97, bottom=0.1)
+    return figure, figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0]
 
 
 def _image(figure: Any) -> str:
