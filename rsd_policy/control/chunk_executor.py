@@ -26,11 +26,12 @@ class Command:
     """What the robot is told for one control tick.
 
     Attributes:
-        values: float32 [7], within the limits, in action units (LIBERO: OSC_POSE units, gripper -1 open, +1 close).
+        values: float32 [7], the arm within its limits, in action units (LIBERO: OSC_POSE units, gripper -1 open, +1
+            close).
         remaining: commands that the chunk still holds after this one; 0 means that the next tick needs a new
             observation. Always 0 for a hold.
         verified: the chunk it comes from was verified. True for a hold: not moving needs no model.
-        clipped: a limit changed the action.
+        clipped: a limit changed the motion of the arm.
         hold: zero motion with the last gripper command, because there was nothing to execute.
     """
 
@@ -57,13 +58,14 @@ class ChunkExecutor:
         limits: ArrayLike = 1.0,
         stale_periods: int = 2,
     ) -> None:
-        """Start empty, with the gripper open.
+        """Start empty: before the first chunk there is no command, not even for the gripper.
 
         Args:
             period: control period, s (LIBERO: 20 Hz).
             execute_steps: how many steps of each chunk are executed before a new observation is due; chunks shorter
                 than this are executed whole.
-            limits: largest magnitude per degree of freedom, action units: one number or [7]. Commands are clipped.
+            limits: largest magnitude per degree of freedom of the arm, action units: one number or [6]. Commands are
+                clipped. They are not the gripper's, which is open or closed and not fast or slow.
             stale_periods: this many ticks in a row without a step to execute mean that the policy is stale.
 
         Raises:
@@ -75,7 +77,7 @@ class ChunkExecutor:
             raise ValueError(f"execute_steps: expected at least 1, got {execute_steps}")
         if stale_periods < 1:
             raise ValueError(f"stale_periods: expected at least 1, got {stale_periods}")
-        bound = np.broadcast_to(np.asarray(limits, dtype=np.float32), (ACTION_DIM,)).copy()
+        bound = np.broadcast_to(np.asarray(limits, dtype=np.float32), (GRIPPER,)).copy()
         if not np.all(np.isfinite(bound)) or np.any(bound <= 0):
             raise ValueError(f"limits: expected finite numbers > 0, got {bound.tolist()}")
         self.period = period
@@ -85,9 +87,9 @@ class ChunkExecutor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the chunk, and the gripper: a new episode starts with an open one."""
+        """Forget everything, for a simulation that starts anew: its hand is where the reset put it."""
         self.drop()
-        self._gripper = np.float32(-1.0)
+        self._gripper: np.float32 | None = None
 
     def drop(self) -> None:
         """Forget the chunk. The gripper's last command stays: a hand that holds something must not open."""
@@ -151,19 +153,26 @@ class ChunkExecutor:
         if not 0 <= step < self._executable:
             return None
         wanted = self._actions[step]
-        values = np.clip(wanted, -self.limits, self.limits)
+        values = wanted.copy()
+        values[:GRIPPER] = np.clip(wanted[:GRIPPER], -self.limits, self.limits)
+        values[GRIPPER] = np.clip(wanted[GRIPPER], -1.0, 1.0)
         self._gripper = values[GRIPPER]
         self._holds = 0
         return Command(
             values=values,
             remaining=self._executable - 1 - step,
             verified=self._verified,
-            clipped=bool(np.any(values != wanted)),
+            clipped=bool(np.any(values[:GRIPPER] != wanted[:GRIPPER])),
         )
 
-    def hold(self) -> Command:
-        """Return the command that keeps the robot where it is: zero motion, the last gripper command."""
+    def hold(self) -> Command | None:
+        """Return the command that keeps the robot where it is: zero motion, the last gripper command.
+
+        None before the first command: nothing moves yet, and any gripper command would be invented.
+        """
         self._holds += 1
+        if self._gripper is None:
+            return None
         values = np.zeros(ACTION_DIM, dtype=np.float32)
         values[GRIPPER] = self._gripper
         return Command(values=values, remaining=0, verified=True, hold=True)

@@ -146,6 +146,15 @@ class RSDInferenceEngine:
         """
         self._last_action = None
 
+    def executed(self, action: NDArray[np.float32] | None) -> None:
+        """Say what the robot was commanded last before the next observation, where it is not what the engine takes it
+        to be: the last of the `execute_steps` steps of its last chunk. The gate looks at it.
+
+        Args:
+            action: [7], action units; None when nothing was executed in this episode yet.
+        """
+        self._last_action = None if action is None else np.asarray(action, dtype=np.float32).copy()
+
     def infer(self, observation: Observation) -> ActionChunk:
         """The final chunk for an observation.
 

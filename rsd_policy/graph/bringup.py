@@ -118,7 +118,7 @@ def eval_nodes(
         "action_executor",
         "rsd_policy.nodes.action_executor",
         "action_executor",
-        {"clock": clock, "use_sim_time": realtime},
+        {"clock": clock, "use_sim_time": realtime, "execute_provisional": realtime},
     )
     conductor = NodeSpec(
         "rsd_policy",

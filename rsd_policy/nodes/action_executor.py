@@ -1,14 +1,16 @@
-"""action_executor: chunks in, exactly one command per control tick out.
+"""action_executor: chunks in, one command per control tick out.
 
 Lockstep: a tick is an EpisodeStatus RUNNING; its command comes from the final chunk, for which it waits. Real time:
-ticks come at 20 Hz of the node's clock; the provisional chunk is executed until the final one takes over, past steps
-are skipped, and without a step to execute the arm holds still.
+ticks come at 20 Hz of the node's clock, past steps are skipped, and without a step to execute the arm holds still. With
+`execute_provisional` the provisional chunk is executed until the final one takes over. Before the first chunk nothing
+is published.
 """
 
 from __future__ import annotations
 
 import sys
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.timer import Timer
 from rsd_msgs.msg import Action, ActionChunk, EpisodeStatus
@@ -17,9 +19,15 @@ from rsd_policy.control.chunk_executor import ChunkExecutor, Command
 from rsd_policy.errors import ActionError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.messages import ACTION_FRAME, actions_from_msg, to_nanoseconds, to_seconds, to_stamp
-from rsd_policy.nodes.parameters import declare_choice, declare_float, declare_int, declare_setting
+from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_float, declare_int, declare_setting
 from rsd_policy.nodes.runtime import COMMANDS, run_node
 from rsd_policy.settings import CLOCKS, EXECUTE_STEPS, LIMIT
+
+LAST_WORD_S = 0.2
+"""How long the last command of a process that ends is given to arrive."""
+
+LOG_PERIOD_S = 1.0
+"""A fault that repeats is logged once in so long."""
 
 
 class ActionExecutor(LifecycleNode):
@@ -34,6 +42,9 @@ class ActionExecutor(LifecycleNode):
         self._stale_periods = declare_int(
             self, "stale_periods", 2, 1, 1000, "Real time: the policy is stale after so many ticks without a step"
         )
+        self._provisional = declare_bool(
+            self, "execute_provisional", False, "Real time: execute a draft until its verified form is there"
+        )
         self._diagnostics = Diagnostics(self, "")
         self._diagnostics.set("commands", STALE, "not configured")
         self._publisher = self.create_publisher(Action, "action", COMMANDS)
@@ -47,6 +58,7 @@ class ActionExecutor(LifecycleNode):
         self._waiting: EpisodeStatus | None = None
         self._answer: Action | None = None
         self._clipped = 0
+        self._refused: str | None = None
 
     # -- lifecycle
 
@@ -62,8 +74,8 @@ class ActionExecutor(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._chunks is not None
-        self._chunks.reset()
-        self._waiting = self._answer = None
+        self._chunks.drop()
+        self._waiting = self._answer = self._refused = None
         self._active = True
         if self._realtime:
             self._timer = self.create_timer(self._period, self._on_tick)
@@ -91,8 +103,15 @@ class ActionExecutor(LifecycleNode):
             self._timer = None
         # The safety command goes out last: from here on nothing publishes a command.
         assert self._chunks is not None
-        self._publish(self._chunks.hold(), to_nanoseconds(self.get_clock().now().to_msg()))
+        command = self._chunks.hold()
+        if command is not None:
+            self._publish(command, self._now())
         self._diagnostics.set("commands", STALE, "not active")
+
+    def stop(self) -> None:
+        """The process is asked to end: hold, as on deactivation, and see that it arrives."""
+        self._stop()
+        self._publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
 
     # -- inputs
 
@@ -102,7 +121,7 @@ class ActionExecutor(LifecycleNode):
             self._chunks.drop()
             return
         # Lockstep waits for the final chunk: which of the two is executed must not depend on timing.
-        if not self._active or not (self._realtime or msg.verified):
+        if not self._active or not (msg.verified or (self._realtime and self._provisional)):
             return
         if msg.episode > self._episode:
             self._enter(msg.episode)
@@ -112,9 +131,12 @@ class ActionExecutor(LifecycleNode):
         try:
             self._chunks.set_chunk(actions_from_msg(msg), stamp=to_seconds(msg.header.stamp), verified=msg.verified)
         except ActionError as error:
-            self.get_logger().error(f"chunk refused: {error}")
-            self._diagnostics.set("commands", ERROR, str(error))
+            # stays in /diagnostics until a chunk is good again, whatever the ticks in between have to say
+            self._refused = f"chunk refused: {error}"
+            self.get_logger().error(self._refused, throttle_duration_sec=LOG_PERIOD_S)
+            self._diagnostics.set("commands", ERROR, self._refused)
             return
+        self._refused = None
         if self._waiting is not None:
             self._try_answer()
 
@@ -139,7 +161,7 @@ class ActionExecutor(LifecycleNode):
         """A new episode: nothing of the one before may be executed in it."""
         assert self._chunks is not None
         self._episode, self._step = episode, 0
-        self._waiting = self._answer = None
+        self._waiting = self._answer = self._refused = None
         self._chunks.reset()
         self._diagnostics.set("commands", OK, "active, no command yet")
 
@@ -157,12 +179,18 @@ class ActionExecutor(LifecycleNode):
         self._answer = self._publish(command, to_nanoseconds(tick.header.stamp))
 
     def _on_tick(self) -> None:
-        """Real time: one command per tick, whatever happened."""
-        now = to_nanoseconds(self.get_clock().now().to_msg())
+        """Real time: one command per tick, once there has been a chunk."""
+        now = self._now()
         assert self._chunks is not None
         command = self._chunks.next_action(now * 1e-9) or self._chunks.hold()
+        if command is None:
+            self._report(None)
+            return
         self._publish(command, now)
         self._step += 1
+
+    def _now(self) -> int:
+        return to_nanoseconds(self.get_clock().now().to_msg())
 
     def _publish(self, command: Command, stamp: int) -> Action:
         msg = Action(episode=self._episode, step=self._step, remaining=min(command.remaining, 255))
@@ -173,10 +201,14 @@ class ActionExecutor(LifecycleNode):
         self._report(command)
         return msg
 
-    def _report(self, command: Command) -> None:
+    def _report(self, command: Command | None) -> None:
         assert self._chunks is not None
-        self._clipped += command.clipped
-        if self._chunks.stale:
+        self._clipped += command is not None and command.clipped
+        if self._refused is not None:
+            self._diagnostics.set("commands", ERROR, self._refused, clipped=self._clipped)
+        elif command is None:
+            self._diagnostics.set("commands", OK, "active, no chunk yet")
+        elif self._chunks.stale:
             self._diagnostics.set("commands", WARN, "holding still: no chunk to execute", clipped=self._clipped)
         else:
             self._diagnostics.set("commands", OK, "commanding", clipped=self._clipped)

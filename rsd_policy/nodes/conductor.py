@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Conductor:
     Args:
         node: the node to speak through.
         executor: the executor that spins it; the conductor spins it while it waits.
-        policy_node: name of the node that publishes chunks, for messages.
+        policy_node: name of the node that publishes chunks.
+        others: names of the other nodes of the graph. What nodes outside of it report as errors is not ours to judge.
         realtime: the simulation does not wait, so that observations may remain without a chunk.
         stall_timeout_s: wall time. In lockstep an episode is given up when nothing moves for so long; in real time,
             where the simulation moves by itself, when a node says nothing for so long.
@@ -57,6 +58,7 @@ class Conductor:
         executor: SingleThreadedExecutor,
         *,
         policy_node: str,
+        others: Collection[str] = ("sim_bridge", "action_executor"),
         realtime: bool,
         stall_timeout_s: float,
         start_timeout_s: float = 60.0,
@@ -65,6 +67,8 @@ class Conductor:
         self._node = node
         self._executor = executor
         self._policy_node = policy_node
+        prefix = node.get_namespace().strip("/")
+        self._nodes = {f"{prefix}/{name}".lstrip("/") for name in (policy_node, *others)}
         self._realtime = realtime
         self._stall_timeout_s = stall_timeout_s
         self.start_timeout_s = start_timeout_s
@@ -193,6 +197,8 @@ class Conductor:
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         now = time.monotonic()
         for status in msg.status:
+            if status.name.partition(":")[0] not in self._nodes:
+                continue
             if status.level == ERROR:
                 since = self._faults.get(status.name, (now, ""))[0]
                 self._faults[status.name] = (since, status.message)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError
 from rsd_policy.nodes.messages import to_nanoseconds
@@ -36,6 +37,8 @@ class Engine(Protocol):
 
     def reset(self) -> None: ...
 
+    def executed(self, action: NDArray[np.float32] | None) -> None: ...
+
 
 @dataclass(frozen=True)
 class Request:
@@ -48,6 +51,7 @@ class Request:
         instruction: what to do.
         messages: input of the contract -> message.
         composer: makes the observation of them.
+        executed: [7], the command that was executed last before the observation; None when that is not known.
     """
 
     stamp: Time
@@ -56,6 +60,7 @@ class Request:
     instruction: str
     messages: Mapping[str, Any]
     composer: Composer
+    executed: NDArray[np.float32] | None = None
 
     def observation(self) -> Observation:
         """Decode.
@@ -175,6 +180,8 @@ class InferenceWorker:
             if context != self._context:
                 engine.reset()
                 self._context = context
+            if request.executed is not None:
+                engine.executed(request.executed)
             observation = request.observation()
             self._check(request, observation)
             for chunk in engine.stream(observation):

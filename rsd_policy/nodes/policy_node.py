@@ -10,14 +10,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
+from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
-from rsd_msgs.msg import EpisodeStatus
 from std_msgs.msg import String
 
 from rsd_policy.errors import InferenceError, ObservationError, RSDError
@@ -51,6 +54,9 @@ INPUT_TIMEOUT_S = 2.0
 
 STATE_WARNING_S = 10.0
 """A state that is unlike the training's is logged at most this often."""
+
+COMMANDS_KEPT = 64
+"""Of the commands that were executed: an observation is answered long before so many ticks have passed."""
 
 
 class PolicyNode(LifecycleNode):
@@ -86,6 +92,7 @@ class PolicyNode(LifecycleNode):
         self._asked: EpisodeStatus | None = None
         self._submitted = -1
         self._answers: list[ActionChunkMsg] = []
+        self._commands: deque[Action] = deque(maxlen=COMMANDS_KEPT)
         self._waiting_since: int | None = None
         self._inference_failed = False
         self._reported: float | None = None
@@ -112,6 +119,8 @@ class PolicyNode(LifecycleNode):
         for name, (topic, kind) in self._contract.inputs.items():
             self._receiver.subscribe(message_class(kind), topic, partial(self._on_input, name), qos)
         self._receiver.subscribe(EpisodeStatus, self._contract.action.episode, self._on_status, COMMANDS)
+        if not self._lockstep:
+            self._receiver.subscribe(Action, self._contract.action.commands, self._on_command, COMMANDS)
         self.create_subscription(String, self._contract.instruction_topic, self._on_instruction, LATCHED)
 
     def close(self) -> None:
@@ -175,6 +184,7 @@ class PolicyNode(LifecycleNode):
             self._status = self._asked = None
             self._submitted = -1
             self._answers = []
+            self._commands.clear()
             self._inference_failed = False
             self._activity += 1
         # in real time observations come unasked
@@ -246,6 +256,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().warning(f"{name}: the time stamps went back to {stamp * 1e-9:.3f} s; starting anew")
             self._submitted = -1
             self._answers = []
+            self._commands.clear()
         kept = self._composer.take(name, msg)
         moments = [] if kept is None else self._sync.add(name, stamp, kept, self._now())
         if not moments:
@@ -322,8 +333,27 @@ class PolicyNode(LifecycleNode):
                 instruction=chosen[0],
                 messages=moment.messages,
                 composer=self._composer,
+                executed=self._executed(stamp, status),
             )
         )
+
+    def _executed(self, stamp: int, status: EpisodeStatus | None) -> NDArray[np.float32] | None:
+        """What was executed last before the observation, [7]; None when that is not known.
+
+        In lockstep the simulation says so itself. In real time chunks replace one another after a step or two, so that
+        only the commands tell.
+        """
+        if self._lockstep:
+            return np.asarray(status.executed, dtype=np.float32) if status and status.step > 0 else None
+        episode = status.episode if status else 0
+        for command in reversed(self._commands):
+            if command.episode == episode and to_nanoseconds(command.header.stamp) <= stamp:
+                return np.asarray(command.values, dtype=np.float32)
+        return None
+
+    def _on_command(self, msg: Action) -> None:
+        with self._lock:
+            self._commands.append(msg)
 
     def _check(self) -> None:
         with self._lock:

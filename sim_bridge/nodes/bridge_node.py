@@ -22,7 +22,7 @@ from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.srv import ResetEpisode
 
 from rsd_policy.errors import ActionError, RSDError, SimulationError
-from rsd_policy.nodes.diagnostics import ERROR, OK, WARN, Diagnostics
+from rsd_policy.nodes.diagnostics import ERROR, OK, PERIOD_S, WARN, Diagnostics
 from rsd_policy.nodes.messages import to_stamp
 from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_setting
 from rsd_policy.nodes.runtime import COMMANDS, run_node
@@ -104,12 +104,15 @@ class BridgeNode(Node):
         # runs. (A coroutine would make rclpy's executor spin at full load until it is done.)
         job = _Reset(request)
         self._jobs.put(job)
-        try:
-            return job.response.result(timeout=RESET_TIMEOUT_S)
-        except FutureTimeout:
-            job.abandoned = True
-            response.message = f"expected a reset within {RESET_TIMEOUT_S:.0f} s; the machine is overloaded"
-            return response
+        deadline = time.monotonic() + RESET_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                return job.response.result(timeout=PERIOD_S)
+            except FutureTimeout:
+                self._diagnostics.publish()  # the executor, which does it otherwise, waits here
+        job.abandoned = True
+        response.message = f"expected a reset within {RESET_TIMEOUT_S:.0f} s; the machine is overloaded"
+        return response
 
     # -- simulation thread
 

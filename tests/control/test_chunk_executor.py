@@ -102,13 +102,22 @@ def test_outdated_chunks_do_not_replace_newer_ones():
 
 
 def test_values_beyond_the_limits_are_clipped_and_reported():
-    executor = ChunkExecutor(limits=[1, 1, 0.25, 1, 1, 1, 1])
+    executor = ChunkExecutor(limits=[1, 1, 0.25, 1, 1, 1])
     executor.set_chunk(np.full((2, 7), -3.0), stamp=0.0, verified=True)
     command = executor.next_action(0.0)
     assert command.values.tolist() == [-1, -1, -0.25, -1, -1, -1, -1]
     assert command.clipped
     executor.set_chunk(np.zeros((1, 7)), stamp=0.05, verified=True)
     assert not executor.next_action(0.05).clipped
+
+
+def test_a_limit_of_the_arm_does_not_close_the_hand_halfway():
+    """0.5 used to send half a grasp, and to count every command as clipped."""
+    executor = ChunkExecutor(limits=0.5)
+    executor.set_chunk([[0.1] * 6 + [1.0]], stamp=0.0, verified=True)
+    command = executor.next_action(0.0)
+    assert command.values[6] == 1.0
+    assert not command.clipped
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -133,7 +142,6 @@ def test_wrong_shapes_are_refused_and_the_current_chunk_goes_on(shape):
 
 def test_hold_keeps_the_gripper_closed_on_what_it_carries():
     executor = ChunkExecutor()
-    assert executor.hold().values.tolist() == [0, 0, 0, 0, 0, 0, -1]
     executor.set_chunk(ramp(), stamp=0.0, verified=True)
     executor.next_action(0.0)
     held = executor.hold()
@@ -153,13 +161,30 @@ def test_silence_becomes_stale_after_the_given_number_of_ticks_and_a_chunk_ends_
     assert not executor.stale
 
 
+def test_before_the_first_command_there_is_none_to_hold_the_hand_open_with():
+    executor = ChunkExecutor()
+    assert executor.hold() is None
+    executor.set_chunk(ramp(), stamp=0.0, verified=True)
+    assert executor.hold() is None, "a chunk of which nothing was executed says nothing about the hand"
+
+
+def test_a_dropped_chunk_leaves_the_hand_closed_on_what_it_carries():
+    """Deactivate and activate: the hand opened on activation, and what it held fell."""
+    executor = ChunkExecutor()
+    executor.set_chunk(ramp(), stamp=50.0, verified=True)
+    executor.next_action(50.0)
+    executor.drop()
+    assert executor.next_action(50.0) is None
+    assert executor.hold().values.tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
 def test_reset_forgets_the_chunk_and_the_gripper():
     executor = ChunkExecutor()
     executor.set_chunk(ramp(), stamp=50.0, verified=True)
     executor.next_action(50.0)
     executor.reset()
     assert executor.next_action(50.0) is None
-    assert executor.hold().values[6] == -1
+    assert executor.hold() is None
     # A new episode may start at an earlier stamp.
     assert executor.set_chunk(ramp(), stamp=0.0, verified=True)
 

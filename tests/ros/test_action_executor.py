@@ -180,3 +180,19 @@ def test_the_safety_command_goes_out_last(graph):
     graph.probe.spin_for(0.3)
     assert len(graph.actions) == 2, "an inactive node commands nothing"
     assert graph.probe.transition("action_executor", ACTIVATE)
+
+
+def test_the_hand_does_not_open_when_the_node_is_activated_again(graph):
+    """Nothing is commanded before a chunk, and the gripper's last command survives the pause."""
+    graph.new_episode()
+    graph.tick(0)
+    graph.chunk(0, np.full((8, 7), 1.0))
+    graph.expect(1)
+    assert graph.probe.transition("action_executor", DEACTIVATE)
+    assert graph.probe.transition("action_executor", ACTIVATE)
+    graph.expect(2)
+    assert graph.probe.transition("action_executor", DEACTIVATE)
+    graph.expect(3)
+    graph.probe.spin_for(0.3)
+    assert [list(a.values) for a in graph.actions[1:]] == [[0.0] * 6 + [1.0]] * 2
+    assert graph.probe.transition("action_executor", ACTIVATE)

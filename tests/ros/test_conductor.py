@@ -29,6 +29,7 @@ class Simulation:
         self.step = self.episode = 0
         self.level = DiagnosticStatus.OK
         self.chunk_every = 0
+        self.faulty = "policy_node"
         self.commands, self.silent_from, self.abort_at = True, None, None
         self.statuses = node.create_publisher(EpisodeStatus, "episode", COMMANDS)
         self.chunks = node.create_publisher(ActionChunk, "action_chunk", COMMANDS)
@@ -60,7 +61,7 @@ class Simulation:
         if self.commands:
             self.actions.publish(Action(episode=self.episode, step=self.step))
         if self.step % 10 == 0:
-            fault = DiagnosticStatus(level=self.level, name="policy_node: inference", message="NonFiniteError: NaN")
+            fault = DiagnosticStatus(level=self.level, name=f"{self.faulty}: inference", message="NonFiniteError: NaN")
             self.diagnostics.publish(DiagnosticArray(status=[fault]))
         self.step += 1
 
@@ -116,3 +117,12 @@ def test_a_policy_that_answers_in_real_time_fails_fairly(probe, simulation, monk
     simulation.level, simulation.chunk_every = DiagnosticStatus.ERROR, 4
     result = conduct(probe, 2.0)
     assert (result.outcome, result.steps, len(result.chunks)) == ("failure", 60, 15)
+
+
+def test_an_error_of_a_node_outside_of_the_graph_ends_nothing(probe, simulation, monkeypatch):
+    """Somebody's joystick that was not open used to end a run in which the policy paused for five seconds."""
+    monkeypatch.setattr(simulation, "faulty", "joy_node")
+    monkeypatch.setattr(simulation, "level", DiagnosticStatus.ERROR)
+    monkeypatch.setattr(simulation, "chunk_every", 90)  # 4.5 s: longer than the grace that an error has
+    monkeypatch.setattr(simulation, "max_steps", 100)
+    assert conduct(probe, stall_timeout_s=30.0).outcome == "failure"

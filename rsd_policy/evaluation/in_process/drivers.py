@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsd_policy.evaluation.protocol import EXPERT, EvalConfig
 from rsd_policy.observation import ActionChunk, ChunkStats
@@ -25,8 +26,12 @@ class Driver(Protocol):
     def reset(self, env: LiberoEnv) -> None:
         """A new episode has begun in `env`."""
 
-    def infer(self, env: LiberoEnv) -> ActionChunk:
-        """The final chunk for the state that `env` is in; `env` is not stepped."""
+    def infer(self, env: LiberoEnv, executed: NDArray[np.float32] | None) -> ActionChunk:
+        """The final chunk for the state that `env` is in; `env` is not stepped.
+
+        Args:
+            executed: [7], the last executed command; None before the first of the episode.
+        """
 
 
 class EngineDriver:
@@ -62,7 +67,8 @@ class EngineDriver:
     def reset(self, env: LiberoEnv) -> None:
         self._engine.reset()
 
-    def infer(self, env: LiberoEnv) -> ActionChunk:
+    def infer(self, env: LiberoEnv, executed: NDArray[np.float32] | None) -> ActionChunk:
+        self._engine.executed(executed)
         return self._engine.infer(env.observe())
 
 
@@ -81,7 +87,7 @@ class ExpertDriver:
             self._env, self._expert = env, ScriptedExpert(env)
         self._expert.reset()
 
-    def infer(self, env: LiberoEnv) -> ActionChunk:
+    def infer(self, env: LiberoEnv, executed: NDArray[np.float32] | None) -> ActionChunk:
         start = time.perf_counter()
         action = self._expert.act()
         elapsed_ms = (time.perf_counter() - start) * 1e3

@@ -49,7 +49,7 @@ def run_episode(
         inference_ms = None
         command = executor.next_action(stamp)
         if command is None:
-            chunk = driver.infer(env)
+            chunk = driver.infer(env, actions[-1] if actions else None)
             chunks.append(ChunkRecord.from_chunk(len(actions), chunk))
             inference_ms = chunks[-1].inference_ms
             executor.set_chunk(chunk.actions, stamp=stamp, verified=chunk.verified)
