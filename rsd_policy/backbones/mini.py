@@ -127,8 +127,16 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(functional.gelu(self.norm1(x)))
-        return x + self.conv2(functional.gelu(self.norm2(h)))
+        h = self.conv1(_gelu_of_norm(x, self.norm1))
+        return x + self.conv2(_gelu_of_norm(h, self.norm2))
+
+
+def _gelu_of_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    if not kernels.enabled():
+        return functional.gelu(norm(x))
+    from rsd_policy.kernels.stems import gelu_of_group_norm
+
+    return gelu_of_group_norm(x, norm)
 
 
 class ConvStem(nn.Module):
@@ -178,8 +186,8 @@ class Block(nn.Module):
         _start_at_zero(self.out, self.down)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if kernels.enabled() and mask is None:
-            return self.fused(x)
+        if kernels.enabled():
+            return self.fused(x, keep=None if mask is None else mask[:, 0, 0])
         batch, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -187,12 +195,12 @@ class Block(nn.Module):
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
-    def fused(self, x: Tensor, only_last: int | None = None) -> Tensor:
-        """`forward` in fused kernels, of all positions or only of the last ones."""
+    def fused(self, x: Tensor, only_last: int | None = None, keep: Tensor | None = None) -> Tensor:
+        """`forward` in fused kernels, of all positions or only of the last ones; `keep` is the mask, [B, S]."""
         from rsd_policy.kernels.transformer import Affine, Layer, transformer_layer
 
         qkv, out, up, down = (Affine.of(layer) for layer in (self.qkv, self.out, self.up, self.down))
-        return transformer_layer(x, Layer(self.num_heads, self.norm1, qkv, out, self.norm2, up, down), only_last)
+        return transformer_layer(x, Layer(self.num_heads, self.norm1, qkv, out, self.norm2, up, down), only_last, keep)
 
 
 class SlotReader(nn.Module):

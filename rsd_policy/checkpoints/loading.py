@@ -136,7 +136,7 @@ def load_policy(
     if policy.kind != "mini":
         for module in (policy.head, policy.draft):
             module.to(policy.dtype)
-    elif target.type == "cpu":
+    else:
         # Images come channels last: convolutions of that form copy neither them nor what follows. The stems take a
         # fifth less time so (2 cores of a Xeon), with the same bits there.
         policy.mini.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -29,13 +29,15 @@ from torch import Tensor
 from rsd_policy import kernels
 from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.engine.cuda_graph import WARM_UP, recording_stream
-from rsd_policy.engine.stages import Decoded, Draft, action_inputs, decode, decoded_on_host
+from rsd_policy.engine.stages import Decoded, Draft, action_inputs, check_finite, decode
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import SetupError
 from rsd_policy.observation import Observation
 
 MAX_SHAPES = 8
 """Programs kept, one for each set of input shapes (the prompt's length decides it); the oldest goes first."""
+
+BLOCKING = True
 
 Mark = Callable[[str], None]
 
@@ -77,7 +79,7 @@ class Segment:
                 tensor.copy_(self.outputs[name], non_blocking=True)
             if to_host:
                 self._mark("decode")
-        self._done = torch.cuda.Event()
+        self._done = torch.cuda.Event(blocking=BLOCKING)
 
     def _mark(self, stage: str) -> None:
         # external: an event of the graph itself, recorded at each replay
@@ -90,10 +92,16 @@ class Segment:
         self._graph.replay()
         self._done.record()
 
-    def wait(self) -> dict[str, Tensor]:
-        """The pinned outputs of the last replay, which the next one overwrites."""
+    def wait(self) -> dict[str, NDArray[Any]]:
+        """Copies of the last replay's outputs.
+
+        Raises:
+            NonFiniteError: the margins hold NaN or infinity.
+        """
         self._done.synchronize()
-        return self._host
+        host = {name: tensor.numpy() for name, tensor in self._host.items()}
+        check_finite(bool(np.isfinite(host["margins"]).all()))
+        return {name: array.copy() for name, array in host.items()}
 
     def stage_ms(self) -> dict[str, float]:
         """Device time of each stage of the last replay, which is over."""
@@ -218,20 +226,13 @@ class RecordedStages:
     def _drafted(program: Program, clock: StageClock) -> Draft:
         assert program.draft is not None
         host = program.draft.wait()
+        draft = Draft(host["tokens"][:, 0], host["actions"][0], lambda: host["probability"][0])
         clock.measured(program.early.stage_ms() | program.draft.stage_ms())
-        decoded = _owned(host)
-        probability = host["probability"][0].numpy().copy() if "probability" in host else np.empty(0, np.float32)
-        return Draft(decoded.tokens, decoded.actions, lambda: probability)
+        return draft
 
     @staticmethod
     def _finished(program: Program, clock: StageClock) -> Decoded:
         host = program.late.wait()
         early = program.early.stage_ms() if program.draft is None else {}
         clock.measured(early | program.late.stage_ms())
-        return _owned(host)
-
-
-def _owned(host: dict[str, Tensor]) -> Decoded:
-    """A copy of a segment's pinned outputs, checked."""
-    decoded = decoded_on_host(host["tokens"], host["margins"], host["actions"])
-    return Decoded(decoded.tokens.copy(), decoded.actions.copy())
+        return Decoded(host["tokens"][:, 0], host["actions"][0])

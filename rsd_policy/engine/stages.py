@@ -115,12 +115,17 @@ def decoded_on_host(tokens: Tensor, margins: Tensor, actions: Tensor) -> Decoded
     Raises:
         NonFiniteError: the margins hold NaN or infinity.
     """
-    if not bool(torch.isfinite(margins).all()):
+    check_finite(bool(torch.isfinite(margins).all()))
+    return Decoded(tokens[:, 0].cpu().numpy(), actions[0].cpu().numpy())
+
+
+def check_finite(finite: bool) -> None:
+    """Raises NonFiniteError for margins that hold NaN or infinity."""
+    if not finite:
         raise NonFiniteError(
             "the model's logits hold NaN or infinity: expected finite numbers; no action was produced. "
             "Check the images and the checkpoint (rsd doctor)"
         )
-    return Decoded(tokens[:, 0].cpu().numpy(), actions[0].cpu().numpy())
 
 
 def action_inputs(last_action: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

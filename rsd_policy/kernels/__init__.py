@@ -49,15 +49,15 @@ def side_by_side(*calls: Callable[[], Result]) -> list[Result]:
     if not enabled() or not torch.cuda.is_available():
         return [call() for call in calls]
     main = torch.cuda.current_stream()
+    sides = [_side_stream(main.device, index) for index in range(1, len(calls))]
+    for stream in sides:  # before the first call, which they need not wait for
+        stream.wait_stream(main)
     results = []
-    for index, call in enumerate(calls):
-        stream = main if index == 0 else _side_stream(main.device, index)
-        if index:
-            stream.wait_stream(main)
+    for stream, call in zip([main, *sides], calls, strict=True):
         with torch.cuda.stream(stream):
             results.append(call())
-    for index in range(1, len(calls)):
-        main.wait_stream(_side_stream(main.device, index))
+    for stream in sides:
+        main.wait_stream(stream)
     return results
 
 

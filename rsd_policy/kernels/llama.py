@@ -31,11 +31,21 @@ def _store_row(y, out, scales, row, at, there, QUANTISE: tl.constexpr):
 
 
 @triton.jit
-def _rms_norm(x, weight, out, scales, width, eps, QUANTISE: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x, branch, row_scales, column_scales, weight, out, scales, width, eps,
+    ADD: tl.constexpr, NORM: tl.constexpr, QUANTISE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     there = column < width
     value = tl.load(x + row * width + column, mask=there, other=0.0).to(tl.float32)
+    if ADD:
+        added = tl.load(branch + row * width + column, mask=there, other=0.0).to(tl.float32)
+        added *= tl.load(row_scales + row) * tl.load(column_scales + column, mask=there, other=0.0)
+        value = (value + added).to(x.dtype.element_ty).to(tl.float32)
+        tl.store(x + row * width + column, value.to(x.dtype.element_ty), mask=there)
+    if not NORM:
+        return
     normed = value * tl.rsqrt(tl.sum(value * value, 0) / width + eps)
     normed = normed.to(x.dtype.element_ty).to(tl.float32)  # the reference rounds here
     y = normed * tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
@@ -76,13 +86,34 @@ def _rotate(qkv, cos, sin, length, head_width, HEADS: tl.constexpr, HALF: tl.con
     tl.store(low_at + HALF, (high * c + low * s).to(qkv.dtype.element_ty))
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, *, quantised: bool = False) -> Tensor | Quantised:
-    """x / sqrt(mean(x^2) + eps) * weight of rows [rows, width]."""
+class Unscaled(NamedTuple):
+    """An fp8 product before its scales: product [rows, outputs] times rows [rows, 1] times outputs [outputs, 1]."""
+
+    product: Tensor
+    rows: Tensor
+    outputs: Tensor
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, *, quantised: bool = False, add: Unscaled | None = None
+) -> Tensor | Quantised:
+    """x / sqrt(mean(x^2) + eps) * weight of rows [rows, width]; with `add`, that is added to x in place first."""
     rows, width = x.shape
     out, scales = _outputs(x, rows, width, quantised)
-    block = triton.next_power_of_2(width)
-    _rms_norm[(rows,)](x, weight, out, scales, width, eps, QUANTISE=quantised, BLOCK=block, num_warps=8)
+    _rms_norm[(rows,)](
+        x, *(add or (x, x, x)), weight, out, scales, width, eps,
+        ADD=add is not None, NORM=True, QUANTISE=quantised, BLOCK=triton.next_power_of_2(width), num_warps=8,
+    )  # fmt: skip
     return Quantised(out, scales) if quantised else out
+
+
+def add_scaled(x: Tensor, add: Unscaled) -> None:
+    """Add an fp8 product to rows [rows, width] in place."""
+    rows, width = x.shape
+    _rms_norm[(rows,)](
+        x, *add, x, x, x, width, 0.0,
+        ADD=True, NORM=False, QUANTISE=False, BLOCK=triton.next_power_of_2(width), num_warps=8,
+    )  # fmt: skip
 
 
 def silu_times(gate_up: Tensor, *, quantised: bool = False) -> Tensor | Quantised:

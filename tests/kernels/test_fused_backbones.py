@@ -33,6 +33,7 @@ def hidden(backbone: Backbone, device: torch.device, exit_layer: int) -> tuple[T
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["mini", "openvla", "openvla, causal"])
 def test_fused_hidden_states_equal_plain_ones(device: torch.device, name: str, tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = False  # convolutions of either layout of images then agree
     if name == "mini":
         backbone: Backbone = small_policy().to(device).backbone
         k = 2

@@ -155,3 +155,42 @@ def test_residual_layer_scale_and_norm(device: torch.device) -> None:
             assert error(out, expected) < TOLERANCE[dtype]
             expected = functional.layer_norm(out.double(), (72,), norm.weight.double(), norm.bias.double(), norm.eps)
             assert error(normed, expected) < TOLERANCE[dtype]
+
+
+def test_group_norm_and_gelu(device: torch.device) -> None:
+    from rsd_policy.kernels.stems import gelu_of_group_norm
+
+    norm = nn.GroupNorm(8, 48).to(device)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = draw(device, torch.float32, 2, 48, 7, 9) + 2
+    for layout in (torch.contiguous_format, torch.channels_last):
+        expected = functional.gelu(norm(x).double())
+        assert error(gelu_of_group_norm(x.contiguous(memory_format=layout), norm), expected) < 1e-5
+
+
+def test_attention_passes_over_masked_keys(device: torch.device) -> None:
+    from rsd_policy.kernels.transformer import attention
+
+    qkv = draw(device, torch.float32, 2, 36, 3, 3, 64)
+    keep = torch.rand(2, 36, device=device) < 0.5
+    keep[:, -4:] = True
+    q, k, v = qkv.unbind(2)
+    wide = [part.double().transpose(1, 2) for part in (q, k, v)]
+    expected = functional.scaled_dot_product_attention(*wide, attn_mask=keep[:, None, None])
+    assert error(attention(q, k, v, keep), expected.transpose(1, 2).reshape(2, 36, 192)) < 2e-6
+
+
+@pytest.mark.skipif(INTERPRETED, reason="fp8 products need a GPU")
+def test_an_fp8_product_added_with_its_scales(device: torch.device) -> None:
+    from rsd_policy.backbones.openvla.fp8 import Fp8Linear, product, unscaled_product
+    from rsd_policy.kernels import llama
+
+    layer = Fp8Linear(draw(device, torch.bfloat16, 96, 64))
+    x = llama.quantise(draw(device, torch.bfloat16, 40, 64))
+    exact = (x.values.double() * x.scale.double()) @ (layer.weight.double() * layer.scale.double()).t()
+    assert error(product(x, layer), exact) < 1e-2
+    residual = draw(device, torch.bfloat16, 40, 96)
+    expected = residual.double() + exact
+    llama.add_scaled(residual, unscaled_product(x, layer))
+    assert error(residual, expected) < 1e-2

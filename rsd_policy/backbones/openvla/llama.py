@@ -8,6 +8,7 @@ the rows under the files' names, so that weights are copied straight into them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,11 @@ from torch.nn import functional
 
 from rsd_policy import kernels
 from rsd_policy.backbones.openvla.config import LlamaConfig
-from rsd_policy.backbones.openvla.fp8 import Fp8Linear, product
+from rsd_policy.backbones.openvla.fp8 import Fp8Linear, product, unscaled_product
 from rsd_policy.errors import ObservationError
+
+if TYPE_CHECKING:
+    from rsd_policy.kernels.llama import Quantised
 
 MAX_POSITIONS = 4096
 """Llama 2's context length, tokens."""
@@ -122,10 +126,11 @@ class DecoderLayer(nn.Module):
         The residual stream is the products' own accumulator: x [B, S, hidden_size], contiguous, is overwritten with the
         result unless `only` is given.
         """
-        from rsd_policy.kernels.llama import quantise, rms_norm, rotate, silu_times
+        from rsd_policy.kernels.llama import add_scaled, quantise, rms_norm, rotate, silu_times
 
         attention, mlp, (batch, length, width) = self.self_attn, self.mlp, x.shape
-        in_fp8 = isinstance(attention.qkv, Fp8Linear)
+        out, down = attention.o_proj, mlp.down_proj
+        in_fp8 = isinstance(out, Fp8Linear)
         first, second = self.input_layernorm, self.post_attention_layernorm
         normed = rms_norm(x.view(-1, width), first.weight, first.eps, quantised=in_fp8)
         qkv = product(normed, attention.qkv).view(batch, length, 3 * width)
@@ -136,9 +141,15 @@ class DecoderLayer(nn.Module):
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         attended = attended.transpose(1, 2).reshape(-1, width)
         rows = x.view(-1, width)
-        product(quantise(attended) if in_fp8 else attended, attention.o_proj, add_to=rows)
-        normed = rms_norm(rows, second.weight, second.eps, quantised=in_fp8)
-        product(silu_times(product(normed, mlp.gate_up), quantised=in_fp8), mlp.down_proj, add_to=rows)
+        if isinstance(out, Fp8Linear) and isinstance(down, Fp8Linear):
+            branch = unscaled_product(quantise(attended), out)
+            normed = rms_norm(rows, second.weight, second.eps, quantised=True, add=branch)
+            hidden = cast("Quantised", silu_times(product(normed, mlp.gate_up), quantised=True))
+            add_scaled(rows, unscaled_product(hidden, down))
+        else:
+            rows.addmm_(attended, out.weight.t())
+            normed = rms_norm(rows, second.weight, second.eps)
+            rows.addmm_(cast("Tensor", silu_times(product(normed, mlp.gate_up))), down.weight.t())
         return x
 
 

@@ -25,8 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsd_policy.backbones.openvla.preprocessing_jpeg import jpeg_round_trip
-from rsd_policy.backbones.openvla.preprocessing_resample import center_crop, lanczos_resize
+from rsd_policy import kernels
+from rsd_policy.backbones.openvla.preprocessing_jpeg import fused_constants, jpeg_round_trip
+from rsd_policy.backbones.openvla.preprocessing_resample import (
+    UINT8_STEP,
+    center_crop,
+    lanczos_resize,
+    positions_on,
+    taps_on,
+)
 from rsd_policy.errors import CheckpointError, ObservationError
 from rsd_policy.observation import Observation
 
@@ -159,12 +166,27 @@ class ImagePreprocessing:
         if frames.ndim != 4:
             raise ObservationError(f"frames: expected uint8 [N, H, W, 3], got {frames.dtype} {list(frames.shape)}")
         check_frame("frames", frames.shape[1:], frames.dtype)
+        if kernels.enabled():
+            return self._fused_pixels(frames)
         if self.jpeg:
             frames = jpeg_round_trip(frames)
         frames = lanczos_resize(frames, IMAGE_SIZE)
         if self.center_crop:
             frames = center_crop(frames, CROP_AREA)
         return self.normalise(frames)
+
+    def _fused_pixels(self, frames: Tensor) -> Tensor:
+        """`pixels` in fused kernels."""
+        from rsd_policy.kernels import pixels
+
+        device = frames.device
+        if self.jpeg:
+            frames = pixels.jpeg_round_trip(frames, pixels.JpegConstants(*fused_constants(device)))
+        height, width = frames.shape[1:3]
+        if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+            frames = pixels.resize(frames, *(taps_on(side, IMAGE_SIZE, device) for side in (height, width)))
+        crop = positions_on(IMAGE_SIZE, CROP_AREA, device) if self.center_crop else None
+        return pixels.crop_and_normalise(frames, crop, UINT8_STEP, *_constants_on(self.normalisation, device))
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 [N, S, S, 3] -> float32 [N, 6, S, S]: (x / 255 - mean) / std for DINOv2, then for SigLIP."""

@@ -149,6 +149,23 @@ def _constants(device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
+@functools.cache
+def fused_constants(device: torch.device) -> tuple[Tensor, ...]:
+    """`kernels.pixels.JpegConstants`: forward, direct, rounded and products [8, 8], steps and inverse [2, 8, 8]."""
+    direct, rounded, products = inverse_matrices()
+    missing = BLOCK - rounded.shape[1]
+    steps = np.stack([quantisation(table) for table in (LUMINANCE, CHROMINANCE)])
+    arrays = (
+        forward_matrix(),
+        direct,
+        np.pad(rounded, ((0, 0), (0, missing))),
+        np.pad(products, ((0, missing), (0, 0))),
+        steps,
+        np.stack([inverse_scale(table) for table in steps]),
+    )
+    return tuple(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays)
+
+
 def jpeg_round_trip(frames: Tensor) -> Tensor:
     """What `tf.io.decode_image(tf.image.encode_jpeg(frame))` returns.
 

@@ -19,6 +19,9 @@ LANCZOS_RADIUS = 3
 
 ONE, HALF, PI = np.float32(1), np.float32(0.5), np.float32(np.pi)
 
+UINT8_STEP = (ONE / np.float32(255)).item()
+"""float32's 1 / 255."""
+
 
 def sine(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """`sinf` of the C library, which TensorFlow calls, too.
@@ -80,13 +83,15 @@ def crop_positions(size: int, area: float) -> tuple[NDArray[np.int64], NDArray[n
 
 
 @functools.lru_cache(maxsize=32)
-def _taps_on(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def taps_on(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`lanczos_taps` on a device; kept, because a CUDA graph must not copy from the host."""
     indices, weights = lanczos_taps(source, target)
     return torch.from_numpy(indices).to(device), torch.from_numpy(weights).to(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _positions_on(size: int, area: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def positions_on(size: int, area: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """`crop_positions` on a device; kept as well."""
     below, above, fraction = (torch.from_numpy(array).to(device) for array in crop_positions(size, area))
     return below, above, fraction
 
@@ -105,7 +110,7 @@ def lanczos_resize(frames: Tensor, size: int) -> Tensor:
         return frames
     x = frames.to(torch.float32)
     for axis, side in ((1, height), (2, width)):
-        indices, weights = _taps_on(side, size, frames.device)
+        indices, weights = taps_on(side, size, frames.device)
         shape = [-1 if i == axis else 1 for i in range(4)]
         total = torch.zeros((), device=frames.device)
         for tap in range(indices.shape[1]):
@@ -126,8 +131,8 @@ def center_crop(frames: Tensor, area: float) -> Tensor:
     Returns:
         uint8 [N, S, S, 3].
     """
-    below, above, fraction = _positions_on(frames.shape[1], area, frames.device)
-    x = frames.to(torch.float32) * (ONE / np.float32(255)).item()
+    below, above, fraction = positions_on(frames.shape[1], area, frames.device)
+    x = frames.to(torch.float32) * UINT8_STEP
     upper, lower = x.index_select(1, below), x.index_select(1, above)
     along = fraction.view(1, 1, -1, 1)
     upper = _between(upper.index_select(2, below), upper.index_select(2, above), along)

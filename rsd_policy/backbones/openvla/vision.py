@@ -168,7 +168,17 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        if kernels.enabled():
+            return self._product(images)
         return self.proj(images).flatten(2).transpose(1, 2)
+
+    def _product(self, images: Tensor) -> Tensor:
+        """`forward` as one matrix product over patches, whose length is padded to what products like."""
+        size, weight, bias = self.proj.kernel_size[0], self.proj.weight.flatten(1), self.proj.bias
+        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
+        patches = patches.flatten(3).flatten(1, 2)
+        missing = -weight.shape[1] % 8
+        return functional.linear(functional.pad(patches, (0, missing)), functional.pad(weight, (0, missing)), bias)
 
 
 class VisionTower(nn.Module):
