@@ -42,3 +42,17 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
 
 def test_readme_can_be_read_in_one_sitting() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+NODES = sorted([*(ROOT / "rsd_policy" / "nodes").glob("*.py"), *(ROOT / "sim_bridge" / "nodes").glob("*.py")])
+
+
+def test_every_parameter_and_topic_is_described() -> None:
+    """docs/ros.md names what the nodes declare, so that a new parameter is not left out."""
+    page = (ROOT / "docs" / "ros.md").read_text(encoding="utf-8")
+    source = "\n".join(path.read_text(encoding="utf-8") for path in NODES)
+    declared = re.findall(r'declare_(?:text|choice|float|int|bool|parameter)\(\s*(?:\w+,\s*)?"(\w+)"', source)
+    spoken = re.findall(r'create_(?:publisher|subscription|service|client)\(\s*\w+,\s*"([\w/~]+)"', source)
+    names = [*declared, *(name.replace("~", "sim_bridge") for name in spoken)]
+    assert len(names) > 40
+    assert sorted({name for name in names if f"`{name}`" not in page}) == []
