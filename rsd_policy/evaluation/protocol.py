@@ -13,14 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsd_policy.checkpoints.manifest import (
-    MANIFEST,
-    external_source,
-    read_manifest,
-    resolve_checkpoint,
-    sha256,
-    verify_files,
-)
+from rsd_policy.checkpoints.digest import policy_digest
+from rsd_policy.checkpoints.manifest import external_source, read_manifest, resolve_checkpoint, verify_files
 from rsd_policy.errors import ArgumentError, CheckpointError
 from rsd_policy.libero import EVALUATED_SUITES, INIT_STATES_PER_TASK, MAX_STEPS, SUITES_IN_WORDS, TASKS_PER_SUITE
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, LIMIT, MODES, SHARED
@@ -234,21 +228,19 @@ class EvalConfig:
         """Digest of the checkpoint, and the alpha that its gate is to keep."""
         source = external_source(self.policy)
         if source is not None:
-            from rsd_policy.checkpoints.external import identity  # imports torch
-
             if self.mode != "baseline":
                 raise CheckpointError(
                     f"policy '{self.policy}' has no RFSQ heads: use --mode baseline, got '{self.mode}'; or train heads "
                     f"for it with `./rsd train-heads --policy {self.policy}`"
                 )
-            return identity(source, self.base), None
+            return policy_digest(self.policy, self.base), None
         directory = resolve_checkpoint(self.policy)
         manifest = read_manifest(directory)
         if self.base is not None and manifest["architecture"].get("backbone") == "mini":
             raise ArgumentError(f"base '{self.base}': expected none, as the checkpoint of '{self.policy}' is whole")
         verify_files(directory, manifest)
         alpha = self._kept_alpha(manifest["gate"]) if self.mode == "gated" else None
-        return sha256(directory / MANIFEST), alpha
+        return policy_digest(self.policy), alpha
 
     def _kept_alpha(self, gate: dict[str, Any] | None) -> float:
         from rsd_policy.engine.calibration import Curve  # imports torch

@@ -32,8 +32,16 @@ COLLECT_S = 5.0
 """After the last step, chunks that are still on their way are awaited this long."""
 
 
-class SilentNodeError(EpisodeError):
-    """A node of the graph does not answer any more: no further episode can be run."""
+class GraphError(EpisodeError):
+    """The graph is not the one that was asked for: no further episode can be run on it."""
+
+
+class SilentNodeError(GraphError):
+    """A node of the graph does not answer any more."""
+
+
+class OtherPolicyError(GraphError):
+    """The arm is driven by another policy, or in another mode, than the run records."""
 
 
 class Conductor:
@@ -48,6 +56,7 @@ class Conductor:
         stall_timeout_s: wall time. In lockstep an episode is given up when nothing moves for so long; in real time,
             where the simulation moves by itself, when a node says nothing for so long.
         start_timeout_s: wall time from the start of a process to its first answer.
+        driver: (mode, policy_sha256) of the chunks that the run records; None: any.
         loads_in_episode: the driver prepares itself when an episode has begun (the expert builds its own simulation):
             its first chunk of an episode may take `start_timeout_s`.
     """
@@ -62,6 +71,7 @@ class Conductor:
         realtime: bool,
         stall_timeout_s: float,
         start_timeout_s: float = 60.0,
+        driver: tuple[str, str] | None = None,
         loads_in_episode: bool = False,
     ) -> None:
         self._node = node
@@ -72,6 +82,8 @@ class Conductor:
         self._realtime = realtime
         self._stall_timeout_s = stall_timeout_s
         self.start_timeout_s = start_timeout_s
+        self._driver = driver
+        self._other: ActionChunk | None = None
         self._loads_in_episode = loads_in_episode
         self._statuses: list[EpisodeStatus] = []
         self._chunks: dict[int, ActionChunk] = {}
@@ -94,7 +106,7 @@ class Conductor:
             on_step: called with the steps done and the ms of the latest inference.
 
         Raises:
-            SilentNodeError: a node does not answer.
+            GraphError: a node does not answer, or chunks of another policy came.
             EpisodeError: the episode was refused or given up.
         """
         start = time.monotonic()
@@ -112,6 +124,7 @@ class Conductor:
         if end.state == EpisodeStatus.ABORTED:
             raise EpisodeError(f"sim_bridge gave the episode up: {end.message}")
         self._collect()
+        self._check_driver()
         return EpisodeResult(
             spec=spec,
             outcome=SUCCESS if end.state == EpisodeStatus.SUCCESS else FAILURE,
@@ -132,7 +145,7 @@ class Conductor:
         """Reset the bridge; returns the instruction."""
         self._episode = 0
         self._statuses, self._chunks, self._early = [], {}, []
-        self._last_action = None
+        self._last_action = self._other = None
         if not self.spin_until(self._reset.service_is_ready, self.start_timeout_s):
             raise SilentNodeError(f"sim_bridge: expected its service reset within {self.start_timeout_s:.0f} s")
         request = ResetEpisode.Request(suite=spec.suite, task=spec.task, init_state=spec.trial, seed=spec.seed)
@@ -184,7 +197,10 @@ class Conductor:
     def _on_chunk(self, msg: ActionChunk) -> None:
         if self._episode == 0:
             self._early.append(msg)
-        elif msg.verified and msg.episode == self._episode:
+            return
+        if self._driver not in (None, (msg.mode, msg.policy_sha256)) and msg.episode == self._episode:
+            self._other = msg
+        if msg.verified and msg.episode == self._episode:
             stamp = to_nanoseconds(msg.header.stamp)
             if stamp not in self._chunks:
                 self._progress = time.monotonic()
@@ -207,6 +223,7 @@ class Conductor:
 
     def _check(self) -> None:
         """Give the episode up when a node reports an error that lasts, or has gone silent."""
+        self._check_driver()
         status = self._latest()
         now = time.monotonic()
         if status.state == EpisodeStatus.RUNNING and status.message:
@@ -221,6 +238,19 @@ class Conductor:
                 f"{silent} is silent: nothing came from it for {self._patience():.0f} s at step {status.step}{reports} "
                 "(stall_timeout and start_timeout in config/eval.yaml say how long that may last)"
             )
+
+    def _check_driver(self) -> None:
+        """A run must not record what another policy did."""
+        if self._other is None or self._driver is None:
+            return
+        mode, digest = self._driver
+        nodes = self._node.get_publishers_info_by_topic("action_chunk")
+        names = ", ".join(sorted(f"{n.node_namespace.rstrip('/')}/{n.node_name}" for n in nodes))
+        raise OtherPolicyError(
+            f"action_chunk: expected mode '{mode}' of policy {digest[:12] or 'without checkpoint'}, got mode "
+            f"'{self._other.mode}' of policy {self._other.policy_sha256[:12] or 'without checkpoint'}; chunks are "
+            f"published by {names or 'nobody any more'}: end the node that is not of this run or has other parameters"
+        )
 
     def _silent(self, now: float) -> str | None:
         """The node that has said nothing for too long, or None."""

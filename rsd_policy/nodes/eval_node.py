@@ -17,14 +17,14 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from rsd_policy.errors import EpisodeError
-from rsd_policy.evaluation.protocol import EvalConfig, parse_indices
+from rsd_policy.evaluation.protocol import EXPERT, EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
 from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
 from rsd_policy.faults import debugging, report
 from rsd_policy.graph.supervisor import FOREIGN_DISCOVERY
 from rsd_policy.libero import EVALUATED_SUITES
-from rsd_policy.nodes.conductor import Conductor, SilentNodeError
+from rsd_policy.nodes.conductor import Conductor, GraphError, SilentNodeError
 from rsd_policy.nodes.parameters import (
     declare_bool,
     declare_choice,
@@ -144,7 +144,7 @@ def conduct(conductor: Conductor, recorder: Recorder) -> None:
     """Run every episode that has no result yet; one that fails is recorded as an error and the next one is run.
 
     Raises:
-        SilentNodeError: the graph is wedged.
+        GraphError: the graph is wedged, or another one than was asked for.
     """
     for spec in recorder.pending():
         recorder.started(spec)
@@ -152,7 +152,7 @@ def conduct(conductor: Conductor, recorder: Recorder) -> None:
             result = conductor.run_episode(spec, partial(recorder.stepped, spec))
         except EpisodeError as error:
             recorder.finished(EpisodeResult(spec=spec, outcome=ERROR, steps=0, error=str(error)))
-            if isinstance(error, SilentNodeError):
+            if isinstance(error, GraphError):
                 raise
         else:
             recorder.finished(result)
@@ -171,6 +171,7 @@ def evaluate(node: EvalNode) -> int:
         realtime=node.clock == "realtime",
         stall_timeout_s=node.stall_timeout,
         start_timeout_s=node.start_timeout,
+        driver=(config.mode or EXPERT, config.policy_sha256 or ""),
         loads_in_episode=node.policy_node not in node.managed,
     )
     with Recorder(out, config) as recorder:

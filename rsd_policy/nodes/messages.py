@@ -51,8 +51,8 @@ def image_to_msg(image: NDArray[np.uint8], stamp: Time, frame_id: str) -> Image:
     return msg
 
 
-def chunk_to_msg(chunk: ActionChunk, stamp: Time, episode: int, mode: str) -> ActionChunkMsg:
-    """Wrap a chunk; `stamp` is that of its observation."""
+def chunk_to_msg(chunk: ActionChunk, stamp: Time, episode: int, mode: str, policy_sha256: str = "") -> ActionChunkMsg:
+    """Wrap a chunk; `stamp` is that of its observation, `policy_sha256` the digest of the policy's checkpoint."""
     stats = chunk.stats
     msg = ActionChunkMsg()
     msg.header.stamp = stamp
@@ -66,6 +66,7 @@ def chunk_to_msg(chunk: ActionChunk, stamp: Time, episode: int, mode: str) -> Ac
     msg.audited = stats.audited
     msg.levels = chunk.levels
     msg.mode = mode
+    msg.policy_sha256 = policy_sha256
     msg.first_action_ms = stats.first_action_ms
     msg.inference_ms = stats.total_ms
     msg.stage_names = list(stats.stage_ms)

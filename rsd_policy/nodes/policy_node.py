@@ -23,6 +23,7 @@ from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
 from std_msgs.msg import String
 
+from rsd_policy.checkpoints.digest import policy_digest
 from rsd_policy.errors import InferenceError, ObservationError, RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
 from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
@@ -67,6 +68,7 @@ class PolicyNode(LifecycleNode):
         self._policy = declare_text(self, "policy", "mini", "'mini', or the directory of a checkpoint")
         self._mode = declare_choice(self, "mode", MODES, "Inference mode", DEFAULT_MODE)
         self._alpha, self._norm_key, self._base = declare_policy_options(self)
+        self._policy_sha256 = ""
         self._device = declare_text(self, "device", "cpu", "torch device: cpu, cuda or cuda:N")
         self._lockstep = declare_choice(self, "clock", CLOCKS, "Which observations are answered") == "lockstep"
         self._contract = load_contract(
@@ -166,6 +168,7 @@ class PolicyNode(LifecycleNode):
     def _make_engine(self) -> Engine:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
+        self._policy_sha256 = policy_digest(self._policy, self._base)
         policy = load_policy(self._policy, self._device, norm_key=self._norm_key, base=self._base)
         self._state_check = StateCheck(self._contract, policy.state_statistics())
         engine: Engine = RSDInferenceEngine(
@@ -227,7 +230,8 @@ class PolicyNode(LifecycleNode):
         stamp = to_stamp(max(self._submitted, 0))
         self._forget_request()
         running = self._running()
-        stop = ActionChunkMsg(mode=self._mode, episode=running.episode if running else 0)
+        stop = ActionChunkMsg(mode=self._mode, policy_sha256=self._policy_sha256)
+        stop.episode = running.episode if running else 0
         stop.header.stamp, stop.header.frame_id = stamp, ACTION_FRAME
         self._publisher.publish(stop)
 
@@ -412,7 +416,7 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.set("state", WARN, "; ".join(odd))
 
     def _on_chunk(self, request: Request, chunk: ActionChunk) -> bool:
-        msg = chunk_to_msg(chunk, request.stamp, request.episode, self._mode)
+        msg = chunk_to_msg(chunk, request.stamp, request.episode, self._mode, self._policy_sha256)
         with self._lock:
             if not self._active or request.activity != self._activity:
                 return False

@@ -126,6 +126,7 @@ def chunk_row(stamp: int, actions: np.ndarray, *, mode: str = "speculative", ver
         audited=False,
         levels=8,
         mode=mode,
+        policy_sha256="",
         first_action_ms=1.0,
         inference_ms=2.0,
         stage_names=[],

@@ -11,7 +11,7 @@ from rsd_msgs.srv import ResetEpisode
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EpisodeSpec
 from rsd_policy.nodes import conductor as module
-from rsd_policy.nodes.conductor import Conductor, SilentNodeError
+from rsd_policy.nodes.conductor import Conductor, OtherPolicyError, SilentNodeError
 from rsd_policy.nodes.messages import to_stamp
 from rsd_policy.nodes.runtime import COMMANDS
 
@@ -28,7 +28,7 @@ class Simulation:
         node = probe.node
         self.step = self.episode = 0
         self.level = DiagnosticStatus.OK
-        self.chunk_every = 0
+        self.chunk_every, self.driver = 0, ("", "")
         self.faulty = "policy_node"
         self.commands, self.silent_from, self.abort_at = True, None, None
         self.statuses = node.create_publisher(EpisodeStatus, "episode", COMMANDS)
@@ -55,7 +55,16 @@ class Simulation:
         status.header.stamp = to_stamp(self.step * 50_000_000)
         self.statuses.publish(status)
         if self.chunk_every and self.step % self.chunk_every == 0:
-            chunk = ActionChunk(episode=self.episode, horizon=1, dof=7, actions=[0.0] * 7, verified=True, levels=8)
+            chunk = ActionChunk(
+                mode=self.driver[0],
+                policy_sha256=self.driver[1],
+                episode=self.episode,
+                horizon=1,
+                dof=7,
+                actions=[0.0] * 7,
+                verified=True,
+                levels=8,
+            )
             chunk.header.stamp = status.header.stamp
             self.chunks.publish(chunk)
         if self.commands:
@@ -71,9 +80,14 @@ def simulation(probe):
     return Simulation(probe)
 
 
-def conduct(probe, stall_timeout_s):
+def conduct(probe, stall_timeout_s, driver=None):
     conductor = Conductor(
-        probe.node, probe.executor, policy_node="policy_node", realtime=True, stall_timeout_s=stall_timeout_s
+        probe.node,
+        probe.executor,
+        policy_node="policy_node",
+        realtime=True,
+        stall_timeout_s=stall_timeout_s,
+        driver=driver,
     )
     return conductor.run_episode(SPEC, lambda step, ms: None)
 
@@ -126,3 +140,14 @@ def test_an_error_of_a_node_outside_of_the_graph_ends_nothing(probe, simulation,
     monkeypatch.setattr(simulation, "chunk_every", 90)  # 4.5 s: longer than the grace that an error has
     monkeypatch.setattr(simulation, "max_steps", 100)
     assert conduct(probe, stall_timeout_s=30.0).outcome == "failure"
+
+
+@pytest.mark.parametrize(("mode", "policy_sha256"), [("baseline", "ab12"), ("gated", "cd34")])
+def test_a_run_does_not_record_what_another_policy_or_mode_did(probe, simulation, monkeypatch, mode, policy_sha256):
+    """Whoever was active in the domain drove the arm, and the run said it was the policy of its own arguments."""
+    monkeypatch.setattr(Simulation, "max_steps", 40)
+    simulation.level, simulation.chunk_every = DiagnosticStatus.OK, 4
+    simulation.driver = ("gated", "ab12")
+    assert len(conduct(probe, 20.0, ("gated", "ab12")).chunks) == 10
+    with pytest.raises(OtherPolicyError, match=f"expected mode '{mode}' of policy {policy_sha256}, got mode 'gated'"):
+        conduct(probe, 20.0, (mode, policy_sha256))
