@@ -2,7 +2,8 @@
 
 One image at a time through both vision towers and the projector, transformers' Llama over the joined sequence without a
 causal mask, the published head over the slots' hidden states. The weights are those of the policy beside it, copied
-under the files' names, so that both must say the same. Its TensorFlow preprocessing on the CPU is left out, in its favour.
+under the files' names, so that both must say the same. Its TensorFlow preprocessing on the CPU is
+left out, in its favour.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _rgb(frames, row, column, width):
 
 @triton.jit
 def _chroma(red, green, blue, RED: tl.constexpr):
-    if RED:
+    if RED:  # noqa: SIM108 - decided when the kernel is compiled
         value = red * 32768 - green * 27439 - blue * 5329
     else:
         value = blue * 32768 - red * 11059 - green * 21709
