@@ -61,3 +61,16 @@ class Backbone(Protocol):
 
     def exit_hidden(self, x: Tensor) -> Tensor:
         """What the draft and the gate read after layer k-1: [B, slots, hidden_size]. `x` itself is left as it is."""
+
+
+def hidden_states(backbone: Backbone, inputs: Any, exit_layer: int) -> tuple[Tensor, Tensor]:
+    """What the draft and what the main head read of a batch, as in inference: `exit_hidden` and `late_hidden`.
+
+    Args:
+        inputs: of `preprocess`.
+
+    Returns:
+        early, late: [B, slots, hidden_size].
+    """
+    x = backbone.forward_layers(backbone.embed(inputs), 0, exit_layer)
+    return backbone.exit_hidden(x), backbone.late_hidden(x, exit_layer)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsd_policy.backbones.base import hidden_states
 from rsd_policy.checkpoints.external import PLACES
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import NonFiniteError, RSDError
@@ -115,13 +116,10 @@ def fingerprint(policy: Policy) -> str:
 @torch.inference_mode()
 def look(policy: Policy, observation: Observation) -> dict[str, NDArray[Any]]:
     """Both heads' answers, computed as the engine does."""
-    backbone = policy.backbone
-    x = backbone.embed(backbone.preprocess([observation]))
-    x = backbone.forward_layers(x, 0, policy.exit_layer)
-    hidden = backbone.exit_hidden(x)
+    inputs = policy.backbone.preprocess([observation])
+    hidden, late = hidden_states(policy.backbone, inputs, policy.exit_layer)
     draft, margins = policy.draft(hidden)
-    x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
-    main, main_margins = policy.head(backbone.action_hidden(x))
+    main, main_margins = policy.head(late)
     if not bool(torch.isfinite(margins).all() and torch.isfinite(main_margins).all()):
         raise NonFiniteError("calibration: the model's logits hold NaN or infinity; check the checkpoint (rsd doctor)")
     return {

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rsd_policy.backbones.base import Backbone
+from rsd_policy.backbones.base import Backbone, hidden_states
 from rsd_policy.backbones.mini import CAMERAS
 from rsd_policy.errors import NonFiniteError, RSDError
 from rsd_policy.files import whole_file, write_json
@@ -152,11 +152,8 @@ class HiddenStates:
 
 @torch.inference_mode()
 def _states(backbone: Backbone, batch: list[Observation], exit_layer: int) -> tuple[Tensor, Tensor]:
-    x = backbone.embed(backbone.preprocess(batch))
-    x = backbone.forward_layers(x, 0, exit_layer)
-    early = backbone.exit_hidden(x).clone()
-    x = backbone.forward_layers(x, exit_layer, backbone.num_layers)
-    return early, backbone.action_hidden(x).clone()
+    early, late = hidden_states(backbone, backbone.preprocess(batch), exit_layer)
+    return early.clone(), late.clone()  # both may be views of a sequence that is many times as large
 
 
 def _observation(episode: Demonstration, row: int) -> Observation:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsd_policy.backbones.base import hidden_states
 from rsd_policy.backbones.mini import MiniInputs
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.errors import RSDError
@@ -72,11 +73,9 @@ def _hidden(policy: Policy, data: Demonstrations, device: torch.device, batch_si
     backbone = policy.mini
     for start in range(0, len(data), batch_size):
         batch = data.part(start, start + batch_size).to(device)
-        x = backbone.embed(MiniInputs(batch.images, batch.proprio, batch.words()))
-        x = backbone.forward_layers(x, 0, policy.exit_layer)
-        early = backbone.exit_hidden(x)
-        x = backbone.forward_layers(x, policy.exit_layer, backbone.num_layers)
-        yield HiddenBatch(early, backbone.action_hidden(x), batch.actions, batch.mask)
+        inputs = MiniInputs(batch.images, batch.proprio, batch.words())
+        early, late = hidden_states(backbone, inputs, policy.exit_layer)
+        yield HiddenBatch(early, late, batch.actions, batch.mask)
 
 
 @torch.inference_mode()
