@@ -24,6 +24,7 @@ from rsd_policy.engine.inference import parse_device
 from rsd_policy.errors import RSDError
 from rsd_policy.files import write_json
 from rsd_policy.libero import SUITES
+from rsd_policy.training.mini.batch_size import FULL, default_batch_size
 from rsd_policy.training.mini.corpus import Corpus
 from rsd_policy.training.mini.dataset import WORDINGS, load_demonstrations, to_frames
 from rsd_policy.training.mini.log import TrainingLog
@@ -57,17 +58,17 @@ def main(argv: list[str]) -> int:
     corpus = Corpus.of(team, training)
     if team.leads:
         print(f"{len(corpus.keys)} training and {len(held_out)} held-out episodes from {arguments.data}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy, runs = _policy(arguments, corpus, team, device)
     config = TrainConfig(
         steps=arguments.steps,
         seconds=arguments.seconds,
-        batch_size=arguments.batch_size,
+        batch_size=runs[-1]["batch_size"],
         seed=arguments.seed,
         snapshot_every=arguments.snapshot_every,
     )
     if arguments.init:
         config = replace(config, learning_rate=INIT_SHARE * config.learning_rate)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    policy, runs = _policy(arguments, corpus, team)
     tokenizer = policy.mini.tokenizer
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
     frames = to_frames(training, tokenizer, policy.horizon, task_weights)
@@ -131,7 +132,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _policy(arguments: argparse.Namespace, corpus: Corpus, team: Team) -> tuple[Policy, list[dict[str, Any]]]:
+def _policy(
+    arguments: argparse.Namespace, corpus: Corpus, team: Team, device: torch.device
+) -> tuple[Policy, list[dict[str, Any]]]:
     """The policy to train, and what the runs so far were given.
 
     What depends on the demonstrations (vocabulary, codec, scales) is that of the first run: a resumed one may be given
@@ -152,7 +155,13 @@ def _policy(arguments: argparse.Namespace, corpus: Corpus, team: Team) -> tuple[
     else:
         policy = _new_policy(arguments, corpus)
     length = {"seconds": arguments.seconds} if arguments.seconds else {"steps": arguments.steps}
-    runs.append({"training_episodes": len(corpus.keys)} | length)
+    # a training that goes on keeps its batch, whatever is free today; one begun before batches were noted had the full
+    batch_size = arguments.batch_size or (runs[-1].get("batch_size", FULL) if runs else None)
+    if batch_size is None:
+        batch_size = int(team.agree(default_batch_size(device.type, team.size)))
+        if team.leads and batch_size < FULL:
+            print(f"{batch_size} frames per step, for which the free memory suffices ({FULL} on a GPU; --batch-size)")
+    runs.append({"training_episodes": len(corpus.keys), "batch_size": batch_size} | length)
     team.wait()  # until all have read what the first is about to write
     if team.leads:
         write_json(path, {"manifest": policy.manifest, "runs": runs})
@@ -227,7 +236,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--seconds", type=float, default=0.0, help="train for so long instead, all runs together")
     parser.add_argument("--snapshot-every", type=int, default=0, help="steps between copies OUT/step-N (default none)")
-    parser.add_argument("--batch-size", type=int, default=512, help="frames per step, of all processes")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="frames per step, of all processes (what the memory allows, <= 512)"
+    )
     parser.add_argument("--layers", type=int, default=12, help="transformer layers of the backbone")
     parser.add_argument("--wrist-grid", type=int, default=4, choices=(4, 8), help="tokens along the wrist image's edge")
     parser.add_argument("--exit-layer", type=int, default=3, help="layer k after which the draft reads")

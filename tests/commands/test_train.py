@@ -68,9 +68,12 @@ def test_a_training_by_the_clock_ends_when_its_time_is_over_also_when_resumed(tm
     assert main(clock) == 0
     first = json.loads((out / "manifest.json").read_text())["provenance"]["training"]
     assert first["steps"] > 1 and first["seconds"] >= 2
-    assert json.loads((out / STARTED).read_text())["runs"][0] == {"training_episodes": 2, "seconds": 2.0}
+    begun = {"training_episodes": 2, "batch_size": 2, "seconds": 2.0}
+    assert json.loads((out / STARTED).read_text())["runs"] == [begun]
     (out / "manifest.json").unlink()
-    assert main(clock) == 0
+    without_batch = [part for i, part in enumerate(clock) if "--batch-size" not in clock[max(i - 1, 0) : i + 1]]
+    assert main(without_batch) == 0  # goes on with the batch that it was begun with
+    assert json.loads((out / STARTED).read_text())["runs"] == [begun, begun]
     assert json.loads((out / "manifest.json").read_text())["provenance"]["training"]["steps"] == first["steps"]
 
 
