@@ -181,7 +181,8 @@ class Playback:
         self._check(names)
         aligner = make_aligner(contract.inputs, contract.alignment)
         composer = Composer(contract)
-        wanted = set(self.recorded.chunks)
+        wanted = self.recorded.chunks
+        missing = set(wanted)
         part, last = 0, None
         for record in self.bag.messages(names):
             name = names[record.topic]
@@ -201,11 +202,9 @@ class Playback:
                 last = moment.stamp
                 shown = self._show(composer, moment, record.time, part)
                 if shown is not None:
+                    missing.discard(shown.stamp)
                     yield shown
-        self.incomplete = sorted(wanted - self._shown) if wanted else []
-
-    def __post_init__(self) -> None:
-        self._shown: set[int] = set()
+        self.incomplete = sorted(missing)
 
     def _due(self, stamp: int, last: int | None) -> bool:
         return last is None or stamp - last >= round(self.period_s * 1e9)
@@ -242,6 +241,5 @@ class Playback:
         except ObservationError as error:
             self.refused[str(error)] += 1
             return None
-        self._shown.add(moment.stamp)
         records = tuple((name, record) for name, record, _ in moment.neighbours)
         return Shown(moment.stamp, time, (part, task.episode), task, observation, records)
