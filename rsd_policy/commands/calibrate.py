@@ -56,6 +56,8 @@ def main(argv: list[str]) -> int:
     steps = policy.horizon if arguments.execute_steps is None else arguments.execute_steps
     if not 1 <= steps <= policy.horizon:
         raise RSDError(f"--execute-steps: expected 1 .. {policy.horizon}, got {steps}")
+    if arguments.bags:
+        return _by_bags(policy, arguments, steps)
     load_rollouts(arguments.rollouts, policy, steps)  # another policy's are refused before hours are spent
     places = [
         Place(suite, task, seed)
@@ -70,11 +72,34 @@ def main(argv: list[str]) -> int:
     if arguments.rollouts_only:
         print(f"{len(rollouts)} rollouts in {arguments.rollouts}")
         return 0
+    return _write(policy, calibrate(policy, rollouts, steps, arguments.alpha, arguments.split_seed), arguments.out)
+
+
+def _by_bags(policy: Policy, arguments: argparse.Namespace, steps: int) -> int:
+    """Calibrate on the user's own recordings."""
+    # bags need rosbags and mcap, which a calibration in simulation does without
+    from rsd_policy.robots.contract import load_contract
+    from rsd_policy.training.gate.bags import SOURCE, check_number, find_bags, from_bag
+
+    contract = load_contract(arguments.robot)
+    bags = find_bags(arguments.bags)
+    check_number(bags, arguments.alpha)
+    rollouts = []
+    for number, bag in enumerate(bags):
+        rollouts.append(from_bag(bag, contract, policy, steps, number, arguments.period))
+        print(f"{bag}: {len(rollouts[-1].first)} observations", flush=True)
     curve = calibrate(policy, rollouts, steps, arguments.alpha, arguments.split_seed)
-    save_policy(arguments.out, policy)
-    plot_calibration(curve, ALPHAS, arguments.out / "calibration.png")
+    # nobody has said whether the task of a bag was solved, and both heads were only asked
+    summary = policy.manifest["gate"]["calibration"]
+    summary |= {"source": SOURCE.format(robot=contract.robot), "success_rate": None}
+    return _write(policy, curve, arguments.out)
+
+
+def _write(policy: Policy, curve: Curve, out: Path) -> int:
+    save_policy(out, policy)
+    plot_calibration(curve, ALPHAS, out / "calibration.png")
     _print(policy, curve)
-    print(f"wrote {arguments.out}")
+    print(f"wrote {out}")
     return 0
 
 
@@ -203,6 +228,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split-seed", type=int, default=0, help="of the split of episodes and the training")
     parser.add_argument("--rollouts", type=Path, default=Path("out/rollouts"), help="directory of recordings")
     parser.add_argument("--rollouts-only", action="store_true", help="record, and calibrate later")
+    parser.add_argument(
+        "--bags",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BAG",
+        help="calibrate on these, or folders of them",
+    )
+    parser.add_argument("--robot", default="libero_sim", help="of the bags: contract, a name or a path (libero_sim)")
+    parser.add_argument(
+        "--period", type=float, default=0.4, help="of bags without recorded chunks: s between observations (0.4)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/calibrated"), help="checkpoint directory to write")
     arguments = parser.parse_args(argv)
     for name, low in (("episodes", 1), ("workers", 1), ("seed", 0)):
