@@ -8,32 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
-from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
+from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
 from rsd_policy.evaluation.protocol import first_trials, format_indices
-from rsd_policy.graph.bringup import EVAL_ARGUMENTS, NodeSpec, eval_nodes
+from rsd_policy.graph.bringup import EVAL_ARGUMENTS, eval_nodes
+from rsd_policy.graph.launching import declared, entities
 from rsd_policy.settings import EVAL_CONFIG
-
-
-def _node(spec: NodeSpec) -> Node:
-    # Values keep their type: "0" as tasks is a text, not a number.
-    parameters = {
-        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
-        for name, value in spec.parameters.items()
-    }
-    return Node(
-        package=spec.package,
-        executable=spec.executable,
-        name=spec.name,
-        parameters=[str(Path(__file__).resolve().parents[1] / EVAL_CONFIG), parameters],
-        output="screen",
-    )
 
 
 def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
@@ -54,29 +37,10 @@ def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
         out=values["out"],
         report=True,
     )
-    entities: list[Node | RegisterEventHandler] = []
-    for spec in specs:
-        node = _node(spec)
-        end = "the evaluation has ended" if spec.conducts else f"{spec.name} has ended"
-        entities.append(node)
-        # A graph with a node missing is no graph: whichever ends first, all end.
-        entities.append(
-            RegisterEventHandler(
-                OnProcessExit(target_action=node, on_exit=[LogInfo(msg=end), EmitEvent(event=Shutdown(reason=end))])
-            )
-        )
-    return entities
+    config = Path(__file__).resolve().parents[1] / EVAL_CONFIG
+    return entities(specs, str(config), "the evaluation")
 
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments and the graph."""
-    arguments = [
-        DeclareLaunchArgument(
-            argument.name,
-            default_value=argument.default,
-            description=argument.description,
-            choices=list(argument.choices) or None,
-        )
-        for argument in EVAL_ARGUMENTS
-    ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_graph)])
+    return LaunchDescription([*declared(EVAL_ARGUMENTS), OpaqueFunction(function=_graph)])

@@ -15,16 +15,26 @@ from rsd_policy.settings import DEFAULT_MODE, MODES
 
 def main(argv: list[str]) -> int:
     """Run `rsd replay` with these arguments. Returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    if arguments.mode is not None and arguments.mode not in MODES:
-        raise ArgumentError(f"--mode: expected one of {', '.join(MODES)}, got '{arguments.mode}'")
-    load_contract(arguments.robot)
-    arguments.out = (arguments.out or Path("out") / f"replay-{arguments.bag.stem}").expanduser()
+    arguments = parse(argv)
     if arguments.no_ros:
         from rsd_policy.bags.session import replay_in_process
 
         return replay_in_process(arguments)
     return _over_ros(arguments)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, checked as far as they can be without the bag.
+
+    Raises:
+        ArgumentError: no such mode, or a contract that is wrong.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.mode is not None and arguments.mode not in MODES:
+        raise ArgumentError(f"--mode: expected one of {', '.join(MODES)}, got '{arguments.mode}'")
+    load_contract(arguments.robot)
+    arguments.out = (arguments.out or Path("out") / f"replay-{arguments.bag.stem}").expanduser()
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,15 +78,8 @@ def _over_ros(arguments: argparse.Namespace) -> int:
         key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()
     }
     session |= run
-    specs = replay_nodes(
-        robot=str(load_contract(arguments.robot).path.resolve()),
-        policy=run["policy"],
-        mode=run["mode"],
-        alpha=run["alpha"],
-        norm_key=run["norm_key"],
-        device=arguments.device,
-        session=json.dumps(session),
-    )
+    robot = str(load_contract(arguments.robot).path.resolve())
+    specs = replay_nodes(run, robot=robot, device=arguments.device, session=json.dumps(session))
     status = run_graph(specs, config=None, logs=arguments.out / "logs")
     if status == NOT_SET_UP:
         raise SetupError("the replay could not begin; replay_node has printed why")

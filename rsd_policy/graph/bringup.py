@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT
 from rsd_policy.libero import EVALUATED_SUITES
@@ -157,27 +157,72 @@ def record_node(*, robot: str, out: str, provenance: str) -> NodeSpec:
     return NodeSpec("rsd_policy", "record_node", "rsd_policy.nodes.record_node", "record_node", parameters, speaks=True)
 
 
-def replay_nodes(
-    *, robot: str, policy: str, mode: str, alpha: float | None, norm_key: str | None, device: str, session: str
-) -> list[NodeSpec]:
-    """policy_node, and what shows it a bag.
+REPLAY_ARGUMENTS = (
+    Argument("bag", "", "rosbag2 directory, .mcap, .db3, also .zstd"),
+    Argument("robot", "libero_sim", "Contract of the robot: a name of config/robots, or a path"),
+    Argument("namespace", "", "Where relative topics of the contract are in the bag"),
+    Argument("policy", "", "mini, or the directory of a checkpoint; empty: as recorded, else mini"),
+    Argument("mode", "", "Inference mode; empty: as recorded, else speculative", ("", *MODES)),
+    Argument("against", "", "What is compared with, as of `rsd replay`; empty: what is in the bag"),
+    Argument("instruction", "", "Instead of what the bag says"),
+    Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),
+    Argument("out", "out/replay", "Directory of the report"),
+    Argument(
+        "source",
+        "acknowledged",
+        "acknowledged: observation by observation, compared; play: at the pace of the recording, with /clock",
+        ("acknowledged", "play"),
+    ),
+)
+"""Arguments of launch/replay.launch.py, with the meaning of the options of `rsd replay`."""
 
-    Args:
-        session: arguments of `rsd replay`, JSON.
 
-    The other arguments are those of `rsd replay`.
-    """
+def _replaying_policy(run: Mapping[str, Any], robot: str, device: str, *, clock: str) -> NodeSpec:
+    """policy_node for a bag; `run` is that of rsd_policy.bags.session.recorded_run."""
     parameters: dict[str, ParameterValue] = {
         "robot": robot,
-        "policy": policy,
-        "mode": mode,
-        "alpha": alpha or 0.0,
-        "norm_key": norm_key or "",
+        "policy": run["policy"],
+        "mode": run["mode"],
+        "alpha": run["alpha"] or 0.0,
+        "norm_key": run["norm_key"] or "",
         "device": device,
-        "clock": "lockstep",
+        "clock": clock,
+        "use_sim_time": clock == "realtime",
     }
-    policy_node = NodeSpec("rsd_policy", "policy_node", "rsd_policy.nodes.policy_node", "policy_node", parameters)
+    return NodeSpec("rsd_policy", "policy_node", "rsd_policy.nodes.policy_node", "policy_node", parameters)
+
+
+def replay_nodes(run: Mapping[str, Any], *, robot: str, device: str, session: str) -> list[NodeSpec]:
+    """policy_node, and what shows it a bag, observation by observation.
+
+    Args:
+        run: what answers, of rsd_policy.bags.session.recorded_run.
+        robot: path of the contract.
+        session: arguments of `rsd replay` with `run`, JSON.
+    """
     replay_node = NodeSpec(
         "rsd_policy", "replay_node", "rsd_policy.nodes.replay_node", "replay_node", {"session": session}, conducts=True
     )
-    return [policy_node, replay_node]
+    return [_replaying_policy(run, robot, device, clock="lockstep"), replay_node]
+
+
+def play_node(*, bag: str, robot: str, namespace: str, rate: float = 1.0, managed: Sequence[str] = ()) -> NodeSpec:
+    """What sends the inputs of a contract out of a bag as a robot does.
+
+    Args:
+        managed: lifecycle nodes that it configures and activates first.
+    """
+    parameters: dict[str, ParameterValue] = {
+        "bag": bag,
+        "robot": robot,
+        "namespace": namespace,
+        "rate": rate,
+        "managed_nodes": list(managed) or [""],  # ROS has no empty list of texts
+    }
+    return NodeSpec("rsd_policy", "play_node", "rsd_policy.nodes.play_node", "play_node", parameters, conducts=True)
+
+
+def play_nodes(run: Mapping[str, Any], *, bag: str, robot: str, namespace: str, device: str) -> list[NodeSpec]:
+    """policy_node in real time, and a bag in place of the robot, with its clock."""
+    player = play_node(bag=bag, robot=robot, namespace=namespace, managed=["policy_node"])
+    return [_replaying_policy(run, robot, device, clock="realtime"), player]

@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 
 from rsd_policy.bags.playback import topic_in
 from rsd_policy.bags.reader import Bag
-from rsd_policy.errors import ArgumentError
+from rsd_policy.errors import ArgumentError, SetupError
 from rsd_policy.nodes.message_class import message_class
 from rsd_policy.nodes.messages import to_stamp
 from rsd_policy.nodes.parameters import declare_bool, declare_float, declare_text
@@ -39,6 +42,9 @@ class PlayNode(Node):
         self._rate = declare_float(self, "rate", 1.0, 0.01, 100.0, "How much faster than recorded")
         self._with_clock = declare_bool(self, "clock", True, "Publish /clock, from the times of arrival in the bag")
         self._wait_s = declare_float(self, "wait", 60.0, 0.0, 3600.0, "How long subscribers are awaited, s")
+        descriptor = ParameterDescriptor(description="Lifecycle nodes to configure and activate first", read_only=True)
+        managed: list[str] = self.declare_parameter("managed_nodes", [""], descriptor).value
+        self._managed = [name for name in managed if name]
         kinds = dict(contract.inputs.values()) | {contract.instruction_topic: TEXT}
         self._outputs: dict[str, Publisher] = {}
         for topic, kind in kinds.items():
@@ -59,12 +65,27 @@ class PlayNode(Node):
 
     def _run(self) -> None:
         try:
+            for name in self._managed:
+                self._bring_up(name)
             self._wait()
             self._play()
         except BaseException as error:  # handed to the main thread, which ends the node with it
             self.fatal_error = error
         if not self._closing.is_set():
             self._done.trigger()
+
+    def _bring_up(self, name: str) -> None:
+        """Configure and activate a node; loading a policy may take minutes."""
+        client = self.create_client(ChangeState, f"{name}/change_state")
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            if not client.wait_for_service(self._wait_s):
+                raise SetupError(f"{name}: expected it within {self._wait_s:.0f} s (parameter wait), it is not there")
+            future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            while not future.done():
+                if self._closing.wait(POLL_S):
+                    return
+            if not future.result().success:
+                raise SetupError(f"{name} could not be brought up; its log says why")
 
     def _wait(self) -> None:
         """Wait until somebody hears every input."""
