@@ -60,6 +60,7 @@ class Demonstration:
         executed: float32 [N, 7], what was sent to the robot.
         noisy: bool [N], where executed differs from actions on purpose.
         pilot: checkpoint that drove a part of it (DAgger), empty without one.
+        collected: recorded here with the scripted expert; False for another project's file.
     """
 
     suite: str
@@ -73,6 +74,7 @@ class Demonstration:
     executed: NDArray[np.float32]
     noisy: NDArray[np.bool_]
     pilot: str = ""
+    collected: bool = True
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def _read_other(suite: str, task: int, number: int, group: Any, lag: int) -> Dem
         actions=actions,
         executed=actions,
         noisy=np.zeros(len(frames), dtype=bool),
+        collected=False,
     )
 
 

@@ -79,7 +79,6 @@ def main(argv: list[str]) -> int:
         "rsd_policy": __version__,
         "torch": torch.__version__,
         "data": {
-            "source": "scripted expert, random placements (canonical initial states held out)",
             **corpus.summary(),
             "held_out_episodes": len(held_out),
             "oversampled_tasks": [f"{suite}:{task}" for suite, task in arguments.oversample],

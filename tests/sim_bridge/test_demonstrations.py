@@ -148,7 +148,7 @@ def test_libero_files_are_read_with_their_conventions(tmp_path: Path) -> None:
     assert first.proprio[:, 0].tolist() == before
     assert first.actions.tolist() == np.array(ACTIONS, np.float32)[before].tolist()
     assert first.images[:, 0, -1, -1, 0].tolist() == before, "images are turned upright"
-    assert first.frame_steps.tolist() == list(range(7)) and not first.noisy.any()
+    assert first.frame_steps.tolist() == list(range(7)) and not first.noisy.any() and not first.collected
     assert first.actions.dtype == first.executed.dtype == first.proprio.dtype == np.float32
 
 

@@ -13,11 +13,13 @@ from torch.nn import functional
 from rsd_policy.backbones.mini import WordTokenizer, resize_frame
 from rsd_policy.errors import RSDError
 from rsd_policy.training.mini.augment import augment_images
+from rsd_policy.training.mini.corpus import COLLECTED, OTHERS, Corpus
 from rsd_policy.training.mini.dataset import Demonstrations, held_out_rows, load_demonstrations, to_frames
 from rsd_policy.training.mini.log import TrainingLog
 from rsd_policy.training.mini.paraphrase import wordings
 from rsd_policy.training.mini.trainer import Progress, TrainConfig, Validation, distillation_loss, train
 from rsd_policy.training.mini.validate import accuracy, predict
+from rsd_policy.training.team import Team
 from sim_bridge.demonstrations import Demonstration, SimulatorTrace, read_demonstrations, write_demonstration
 from tests.policies import WORDS, small_policy
 
@@ -99,6 +101,14 @@ def test_files_of_128_and_of_256_px_are_resized_as_the_policys_input_is(tmp_path
     assert np.array_equal(read[0].images, written[0].images)
     assert np.array_equal(read[1].images[3, 1], resize_frame(written[1].images[3, 1], 128))
     assert to_frames([*read.values()], WordTokenizer(WORDS), 8).images.shape == (20, 2, 128, 128, 3)
+
+
+def test_the_provenance_does_not_call_other_projects_demonstrations_the_experts() -> None:
+    """It said "scripted expert, canonical initial states held out" of whatever lay in the folder."""
+    own, other = episode(0), replace(episode(1), collected=False)
+    sources = [Corpus.of(Team(), part).summary()["source"] for part in ([own], [other], [own, other])]
+    assert sources == [COLLECTED, OTHERS, f"{COLLECTED} and {OTHERS}"]
+    assert Corpus.of(Team(), [own, other]).summary()["episodes_of_others"] == 1
 
 
 def test_the_parts_of_several_processes_hold_every_episode_once(tmp_path: Path) -> None:

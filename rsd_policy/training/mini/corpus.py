@@ -12,6 +12,9 @@ from rsd_policy.errors import RSDError
 from rsd_policy.training.team import Team
 from sim_bridge.demonstrations import Demonstration
 
+COLLECTED = "scripted expert, random placements (canonical initial states held out)"
+OTHERS = "demonstrations of other projects, from whatever initial states these began"
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -21,12 +24,14 @@ class Corpus:
         keys: suite, task, seed and pilot of each.
         instructions: all that occur.
         frames: how many.
+        others: episodes of other projects' files.
         actions: float32 [*, 7]; proprio: float32 [*, 8], of all episodes in a row.
     """
 
     keys: list[tuple[str, int, int, str]]
     instructions: set[str]
     frames: int
+    others: int
     actions: NDArray[np.float32]
     proprio: NDArray[np.float32]
 
@@ -39,6 +44,7 @@ class Corpus:
             [(e.suite, e.task, e.seed, e.pilot) for e in episodes],
             {e.instruction for e in episodes},
             sum(len(e.frame_steps) for e in episodes),
+            sum(not e.collected for e in episodes),
             np.concatenate([e.actions for e in episodes]),
             np.concatenate([e.proprio for e in episodes]),
         )
@@ -47,6 +53,7 @@ class Corpus:
             [key for part in parts for key in part.keys],
             set().union(*(part.instructions for part in parts)),
             sum(part.frames for part in parts),
+            sum(part.others for part in parts),
             np.concatenate([part.actions for part in parts]),
             np.concatenate([part.proprio for part in parts]),
         )
@@ -56,10 +63,13 @@ class Corpus:
         suites = sorted({suite for suite, *_ in self.keys})
         seeds = {suite: [seed for s, _, seed, _ in self.keys if s == suite] for suite in suites}
         pilots = [pilot for *_, pilot in self.keys if pilot]
+        collected = [COLLECTED] if self.others < len(self.keys) else []
         return {
+            "source": " and ".join(collected + ([OTHERS] if self.others else [])),
             "tasks": {suite: sorted({task for s, task, *_ in self.keys if s == suite}) for suite in suites},
             "seeds": {suite: [min(seeds[suite]), max(seeds[suite])] for suite in suites},
             "training_episodes": len(self.keys),
+            "episodes_of_others": self.others,
             "dagger_episodes": len(pilots),
             "dagger_pilots": sorted(set(pilots)),
             "frames": self.frames,
