@@ -33,6 +33,7 @@ from rsd_policy.nodes.parameters import (
     declare_policy_options,
     declare_setting,
     declare_text,
+    make_node,
 )
 from rsd_policy.nodes.runtime import die_with_supervisor, show_help
 from rsd_policy.reports.report import write_outputs
@@ -194,8 +195,9 @@ def main(args: list[str] | None = None) -> int:
         return DONE
     die_with_supervisor()
     rclpy.init(args=args)
-    node = EvalNode()
+    node: EvalNode | None = None
     try:
+        node = make_node(EvalNode, args)
         return evaluate(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         print("eval_node: interrupted; finished episodes are kept, the same call resumes", file=sys.stderr)
@@ -203,7 +205,8 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         return report("eval_node", error, debug=debugging())
     finally:
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
 
 

@@ -1,13 +1,20 @@
-"""Declaring parameters with their unit, range and choices, so that `ros2 param describe` tells them."""
+"""Declaring parameters with their unit, range and choices, for `ros2 param describe`; refusing others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
 
+import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
+from rsd_policy.errors import ArgumentError
 from rsd_policy.settings import Setting
 
 
@@ -66,3 +73,66 @@ def declare_policy_options(node: Node) -> tuple[float | None, str | None, str | 
     norm_key = declare_text(node, "norm_key", "", "OpenVLA: whose action statistics; empty: the checkpoint has one")
     base = declare_text(node, "base", "", "Weights below an adapter or heads; empty: where the checkpoint says")
     return alpha or None, norm_key or None, base or None
+
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+
+def make_node(make: Callable[[], NodeT], args: Sequence[str] | None) -> NodeT:
+    """Make a node, and refuse parameters that it cannot take or would never hear of.
+
+    Raises:
+        ArgumentError: a parameter is out of its range or of another type, or is meant for another namespace.
+    """
+    try:
+        node = make()
+    except (InvalidParameterValueException, InvalidParameterTypeException, ValueError) as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    try:
+        _refuse_unheard_parameters(node, args)
+    except ArgumentError:
+        node.destroy_node()
+        raise
+    return node
+
+
+def _refuse_unheard_parameters(node: Node, args: Sequence[str] | None) -> None:
+    """Refuse parameter files that mean this node and miss its namespace: ROS drops such entries in silence.
+
+    Raises:
+        ArgumentError: names the entry, the file, and how to write it.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    full = node.get_fully_qualified_name()
+    for option, path in pairwise(given):
+        if option != "--params-file":
+            continue
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        for entry in unheard(content if isinstance(content, dict) else {}, full, node.get_name()):
+            raise ArgumentError(
+                f"{path}: the parameters of '{entry}' do not reach the node {full}; write '{full}:', or "
+                f"'/**/{node.get_name()}:' for every namespace"
+            )
+
+
+def unheard(content: dict[str, Any], full: str, name: str) -> list[str]:
+    """Entries with the node's name that are for another namespace, when none is for this one."""
+    entries = [_flatten(key, value) for key, value in content.items()]
+    names = [entry for group in entries for entry in group]
+    if any(_matches(entry, full) and entry.rpartition("/")[2] == name for entry in names):
+        return []
+    return [entry for entry in names if entry.rpartition("/")[2] == name]
+
+
+def _flatten(key: str, value: object) -> list[str]:
+    """Node names of a parameter file: namespaces may be written as keys above one another."""
+    if not isinstance(value, dict) or "ros__parameters" in value:
+        return [key]
+    return [f"{key.rstrip('/')}/{inner}" for below, rest in value.items() for inner in _flatten(below, rest)]
+
+
+def _matches(entry: str, full: str) -> bool:
+    """Whether an entry of a parameter file is for a node, as rcl reads it: * is one token, ** any number."""
+    pattern = re.escape("/" + entry.lstrip("/"))
+    pattern = pattern.replace(r"/\*\*", "(/[^/]+)*").replace(r"\*", "[^/]+")
+    return re.fullmatch(pattern, full) is not None

@@ -19,7 +19,10 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
+from rsd_policy.errors import RSDError
+from rsd_policy.faults import debugging, report
 from rsd_policy.graph.supervisor import SUPERVISOR_PID
+from rsd_policy.nodes.parameters import make_node
 
 _PR_SET_PDEATHSIG = 1
 
@@ -125,7 +128,7 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
 
     signals = _Signals(on_signal)
     try:
-        node = make()
+        node = make_node(make, args)
         ending = node.create_guard_condition(stop)
         # MultiThreadedExecutor was measured at p99 52 ms instead of 4; EventsExecutor does not work in the wheels.
         executor = SingleThreadedExecutor()
@@ -141,6 +144,8 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
         # an ordinary end, unless one of the node's threads brought it about
         _raise_fatal(node)
         return 0
+    except RSDError as error:
+        return report(Path(sys.argv[0]).stem, error, debug=debugging())
     finally:
         signals.close()
         close = getattr(node, "close", None)

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from rclpy.node import Node
 from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.srv import ResetEpisode
 
-from rsd_policy.errors import ActionError, RSDError, SimulationError
+from rsd_policy.errors import ActionError, RSDError, SetupError, SimulationError
 from rsd_policy.nodes.diagnostics import ERROR, OK, PERIOD_S, WARN, Diagnostics
 from rsd_policy.nodes.messages import to_stamp
 from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_setting
@@ -40,6 +41,9 @@ Nodes that have answered repeat their answer; nodes that are computing it ignore
 
 RESET_TIMEOUT_S = 180.0
 """A reset takes 2-8 s, with a new environment up to 20 s; several simulations on few cores take a multiple of that."""
+
+DISCOVERY_S = 2.0
+"""Another bridge of the domain is found within this time (0-0.25 s were measured on an idle machine)."""
 
 COMMAND_PERIODS = 2
 """Real time: a command is executed for at most so many periods (0.1 s, as in MoveIt Servo), then the arm holds."""
@@ -66,6 +70,7 @@ class BridgeNode(Node):
         privileged = declare_bool(
             self, "publish_privileged_state", False, "Publish sim_state, which no robot has (for the expert)"
         )
+        self._refuse_second_clock()
         self._topics = RobotTopics(self, privileged=privileged)
         self._privileged = privileged
         self._status_publisher = self.create_publisher(EpisodeStatus, "episode", COMMANDS)
@@ -91,6 +96,25 @@ class BridgeNode(Node):
         self._thread.start()
         self.create_subscription(Action, "action", self._jobs.put, COMMANDS)
         self.create_service(ResetEpisode, "~/reset", self._on_reset)
+
+    def _refuse_second_clock(self) -> None:
+        """Two sources of /clock make the time of every node of the domain jump to and fro.
+
+        Raises:
+            SetupError: names who publishes it already.
+        """
+        others: list[Any] = []
+        deadline = time.monotonic() + DISCOVERY_S
+        while not (others and _known(others)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            others = self.get_publishers_info_by_topic("/clock")
+        if others:
+            names = ", ".join(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in others)
+            raise SetupError(
+                f"/clock: expected to be its only source in this ROS domain, {names} publishes it already; start "
+                "this simulation in a domain of its own (ROS_DOMAIN_ID), or end the other (one that was killed is seen "
+                "for a while longer: try again)"
+            )
 
     def close(self) -> None:
         """End the simulation thread, which closes the environment."""
@@ -322,6 +346,11 @@ class BridgeNode(Node):
             outcome = "success" if status.state == EpisodeStatus.SUCCESS else "step limit reached"
             self.get_logger().info(f"episode {status.episode}: {outcome} after {status.step} steps")
             self._diagnostics.set("episode", OK, outcome)
+
+
+def _known(endpoints: list[Any]) -> bool:
+    """Whether discovery has told the names of these nodes already: they come after their topics."""
+    return all("UNKNOWN" not in info.node_name for info in endpoints)
 
 
 def _values(action: Action) -> NDArray[np.float32]:
