@@ -7,11 +7,9 @@ goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import queue
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rsd_policy.errors import EpisodeError
+from sim_bridge.crew import CurrentEnv, results_of, telling
 from sim_bridge.demonstrations import demonstration_path, write_demonstration
 
 if TYPE_CHECKING:  # both import what workers must import after they have chosen an OpenGL back end
@@ -121,17 +119,6 @@ def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:
     start = time.monotonic()
     if remaining == 0:
         return outcomes, 0.0
-    # one thread each: the workers are the parallelism (read by OpenMP and by Mesa's llvmpipe)
-    os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    context = multiprocessing.get_context("spawn")
-    taken = context.Array("q", len(config.tasks))
-    results: Any = context.Queue()
-    processes = [
-        context.Process(target=_work, args=(config, todo, taken, results, index), daemon=True)
-        for index in range(min(workers, remaining))
-    ]
-    for process in processes:
-        process.start()
     columns = (
         TextColumn("collect {task.fields[suite]}"),
         BarColumn(),
@@ -139,77 +126,33 @@ def collect(config: CollectConfig, workers: int) -> tuple[list[Outcome], float]:
         TextColumn("{task.fields[rate]:.2f} demos/s  success {task.fields[success]:.1%}  ETA"),
         TimeRemainingColumn(),
     )
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            bar = progress.add_task(
-                "", total=total, completed=total - remaining, suite=config.suite, rate=0.0, success=0.0
-            )
-            while len(outcomes) < remaining:
-                outcome = _next_result(results, processes)
-                outcomes.append(outcome)
-                good = sum(o.success for o in outcomes)
-                rate = good / (time.monotonic() - start)
-                progress.update(bar, advance=1, rate=rate, success=good / len(outcomes))
-    finally:
-        for process in processes:
-            if len(outcomes) < remaining:
-                process.terminate()
-            process.join(timeout=30)
+    results = results_of(_work, (config, todo), tasks=len(config.tasks), jobs=remaining, workers=workers)
+    with Progress(*columns, console=Console(stderr=True)) as progress, closing(results):
+        bar = progress.add_task("", total=total, completed=total - remaining, suite=config.suite, rate=0.0, success=0.0)
+        for outcome in results:
+            outcomes.append(outcome)
+            good = sum(o.success for o in outcomes)
+            rate = good / (time.monotonic() - start)
+            progress.update(bar, advance=1, rate=rate, success=good / len(outcomes))
     return outcomes, time.monotonic() - start
-
-
-def _next_result(results: Any, processes: Sequence[Any]) -> Outcome:
-    while True:
-        try:
-            result = results.get(timeout=1.0)
-        except queue.Empty:
-            if any(process.exitcode not in (None, 0) for process in processes) or all(
-                process.exitcode is not None for process in processes
-            ):
-                codes = [process.exitcode for process in processes]
-                raise EpisodeError(
-                    f"workers: expected them to finish their episodes, got exit codes {codes}; "
-                    "see their messages above (memory: about 2 GiB a worker), then give the same command again"
-                ) from None
-            continue
-        if isinstance(result, str):
-            raise EpisodeError(result)
-        assert isinstance(result, Outcome)
-        return result
 
 
 def _work(config: CollectConfig, todo: dict[int, list[int]], taken: Any, results: Any, index: int) -> None:
     """A worker process: takes seeds, staying with one task (one environment) for as long as `_take` lets it."""
     from sim_bridge.compose.env import open_task
 
-    env: LiberoEnv | None = None
-
-    def attempt(task: int, seed: int) -> Outcome:
-        nonlocal env
-        if env is None or env.task != task:
-            if env is not None:
-                env.close()
-            env = open_task(config.suite, task)
-        try:
-            return _attempt(config, env, make_pilot, seed)
-        except Exception:
-            # whatever state the error left the simulator in is not that of the next seed
-            env.close()
-            env = None
-            raise
-
-    try:
+    with telling(results, index), closing(CurrentEnv(open_task)) as envs:
         make_pilot = None if config.pilot is None else config.pilot.load()
+
+        def attempt(task: int, seed: int) -> Outcome:
+            try:
+                return _attempt(config, envs.of(config.suite, task), make_pilot, seed)
+            except Exception:
+                envs.close()  # whatever state the error left the simulator in is not that of the next seed
+                raise
+
         first = config.tasks[index % len(config.tasks)]
         run_seeds(lambda task: _take(config, todo, taken, first if task is None else task), attempt, results.put)
-    except KeyboardInterrupt:
-        return
-    except Exception as error:  # whatever happened goes to the parent, which ends the run
-        results.put(f"worker {index}: {type(error).__name__}: {error}")
-        raise
-    finally:
-        if env is not None:
-            env.close()
 
 
 def run_seeds(
