@@ -61,7 +61,7 @@ class Run:
         machine = tuple(hardware[key] for key in ("cpu", "cores", "device", "gpu", "workers"))
         shared = tuple(getattr(config, setting.name) for setting in SHARED)
         policy = (Path(config.policy).name, config.norm_key)
-        return (config.suite, *policy, config.clock, config.ros, config.seed, *shared, *machine)
+        return (config.suite, *policy, config.trials, config.clock, config.ros, config.seed, *shared, *machine)
 
 
 def load_runs(directories: Iterable[Path]) -> list[list[Run]]:

@@ -129,6 +129,20 @@ def test_runs_of_other_settings_are_not_compared(
     assert next(line for line in page.read_text().splitlines() if line.startswith("| speculative")).endswith("| - |")
 
 
+def test_runs_of_other_initial_states_stand_in_tables_of_their_own(
+    runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
+) -> None:
+    """States that were looked at flatter: figures of them and of held-out ones must not be set off with each other."""
+    config = EvalConfig(suite="libero_object", tasks=(0, 1), trials=(20, 21), mode="gated", ros=False)
+    with open_run(config, "held-out") as store:
+        for spec in config.episodes():
+            store.record(make_result(spec))
+    page = tmp_path / "results.md"
+    assert results.main([str(runs[1]), str(store.directory), "--out", str(page)]) == 0
+    settings = [line for line in page.read_text().splitlines() if "canonical initial states" in line]
+    assert [("states 0-3" in line, "states 20-21" in line) for line in settings] == [(True, False), (False, True)]
+
+
 def test_runs_that_execute_other_steps_are_not_compared(
     runs: list[Path], make_result: Make, open_run: Open, tmp_path: Path
 ) -> None:
