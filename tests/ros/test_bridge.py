@@ -15,7 +15,8 @@ from rsd_policy.nodes.messages import to_nanoseconds
 from rsd_policy.robots.contract import IMAGE, load_contract
 from rsd_policy.robots.images import decode_image
 from rsd_policy.robots.state import compose_state
-from sim_bridge.libero_env import LiberoEnv
+from sim_bridge.libero_env import CAMERAS, LiberoEnv
+from sim_bridge.nodes.robot_frames import frames
 
 ROBOT = load_contract()
 SUITE, TASK, INIT = "libero_spatial", 2, 7
@@ -31,6 +32,8 @@ class Robot:
         self.statuses = probe.record(EpisodeStatus, "episode")
         self.images = {name: probe.record(Image, f"{name}/image_raw") for name in ("agentview", "wrist")}
         self.infos = {name: probe.record(CameraInfo, f"{name}/camera_info") for name in ("agentview", "wrist")}
+        self.view = probe.record(Image, "agentview/unmirrored/image_raw")
+        self.view_infos = probe.record(CameraInfo, "agentview/unmirrored/camera_info")
         self.poses = probe.record(PoseStamped, "eef_pose")
         self.joints = probe.record(JointState, "joint_states")
         self.clock = probe.record(Clock, "/clock")
@@ -127,6 +130,53 @@ def test_camera_info_projects_the_world_to_where_the_image_shows_it(robot, refer
     u, v = project("wooden_cabinet_1_main")
     patch = image[int(v) - 3 : int(v) + 4, int(u) - 3 : int(u) + 4].reshape(-1, 3)
     assert patch.mean() < 90, "the cabinet is dark"
+
+
+def test_people_get_the_view_unmirrored_with_a_positive_fx(robot):
+    """A negative fx, though right, mirrors what RViz draws over the image."""
+    stamp = to_nanoseconds(robot.statuses[0].header.stamp)
+    view, info = robot.at(robot.view, stamp), robot.at(robot.view_infos, stamp)
+    mirrored, before = robot.at(robot.images["agentview"], stamp), robot.at(robot.infos["agentview"], stamp)
+    assert np.array_equal(decode_image(view, IMAGE, "view"), decode_image(mirrored, IMAGE, "image")[:, ::-1])
+    assert info.k[0] > 0 and info.p[0] > 0 and info.header == before.header == view.header
+    ray = np.array([0.1, 0.2, 1.0])
+    u, v, _ = np.reshape(info.k, (3, 3)) @ ray
+    mirrored_u, mirrored_v, _ = np.reshape(before.k, (3, 3)) @ ray
+    assert (u, v) == pytest.approx((view.width - 1 - mirrored_u, mirrored_v))
+
+
+def test_frames_lead_from_the_world_to_base_hand_and_cameras(reference):
+    """They were unconnected: nothing could be drawn beside anything else."""
+    sim = reference.sim
+
+    def homogeneous(position, matrix):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = np.reshape(matrix, (3, 3)), position
+        return pose
+
+    def of(frame):
+        x, y, z, w = frame.quaternion_xyzw
+        rows = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+        return homogeneous(frame.position, rows)
+
+    tree = {frame.child: frame for frame in frames(reference)}
+    world = {"world": np.eye(4)}
+    for child, frame in tree.items():
+        world[child] = world[frame.parent] @ of(frame)
+    assert set(tree) == {"robot0_base", "robot0_hand", "agentview_optical_frame", "wrist_optical_frame"}
+    assert tree["wrist_optical_frame"].parent == "robot0_hand", "the wrist camera moves with the hand"
+    robot = reference.robot_state()
+    assert world["robot0_hand"][:3, 3] == pytest.approx(robot.eef_position)
+    assert tree["robot0_base"].position == pytest.approx([-0.66, 0.0, 0.912], abs=0.01)
+    for name, camera_name in CAMERAS.items():
+        camera = sim.model.camera_name2id(camera_name)
+        axes = sim.data.cam_xmat[camera].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        expected = homogeneous(sim.data.cam_xpos[camera], axes)
+        assert world[f"{name}_optical_frame"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_command_moves_one_step_and_only_the_last_of_a_chunk_renders(robot, reference):
