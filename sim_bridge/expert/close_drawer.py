@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.heights import HeightMap, along
 from sim_bridge.expert.motion import (
+    CLEAR,
     CLOSE,
     GAIN,
-    MARGIN,
     METRES_PER_UNIT,
     RADIANS_PER_UNIT,
     TURN_GAIN,
@@ -110,7 +110,7 @@ class CloseDrawer:
         path, s = along(hand[:2], ready[:2])
         obstacles = scene.obstacle_points(None)
         heights = HeightMap(obstacles, scene.support_height(float(bar[2]))).grown(grasping.FINGER_OUTER + 0.006)
-        required = heights.at(path) + grasping.TIP_BELOW + MARGIN
+        required = heights.at(path) + grasping.TIP_BELOW + CLEAR
         high = hand[2] > float(heights.at(path[:1])[0])
         aligned = float(np.linalg.norm(ready[:2] - hand[:2])) < ALIGNED * 1.5
         if aligned and closed and leaning < 0.3:

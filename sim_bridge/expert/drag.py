@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sim_bridge.expert import grasp as grasping
 from sim_bridge.expert.heights import HeightMap, along
-from sim_bridge.expert.motion import CLOSE, GAIN, MARGIN, METRES_PER_UNIT, action, ahead, travel, turn_to
+from sim_bridge.expert.motion import CLEAR, CLOSE, GAIN, METRES_PER_UNIT, action, ahead, finger_angle, travel, turn_to
 from sim_bridge.expert.pick_place import ALIGNED
 from sim_bridge.expert.scene import Goal, Scene
 
@@ -25,6 +25,16 @@ PRESS = 0.25
 SPEED = 0.8
 """Largest horizontal command while dragging; faster fingers slip."""
 
+ANGLES = tuple(np.deg2rad((90, 45, 135, 0)))
+"""Directions of the fingers' opening, best first: the hand rests at 90 degrees."""
+
+TURNED = 0.2
+"""A hand comes down when it is nearer than this to that direction, rad."""
+
+ROOM = 0.01
+"""Room that the hand needs over the object to come down there with its fingers in one of these directions, m. The palm
+reaches 104 mm along them and 32 across."""
+
 ON_SPOT = 0.05
 """Fingers within this distance of the object's middle drag it, m; farther off they are put down anew."""
 
@@ -40,6 +50,19 @@ class Drag:
         self.goal = goal
         self.misses = 0
         self.phase = "approach"
+        self._angle = self._free_angle(scene)
+
+    def _free_angle(self, scene: Scene) -> float:
+        """In which direction the fingers may open over the object: the first with room, or the present one."""
+        target = self.goal.target
+        hand, position = scene.hand_position(), scene.position(target)
+        if float(np.linalg.norm(position[:2] - hand[:2])) < ON_SPOT and hand[2] < position[2] + 2 * FLAT:
+            now = finger_angle(scene.hand_rotation())
+            return min(ANGLES, key=lambda angle: abs(np.sin(now - angle)))
+        obstacles = scene.obstacle_points(target)
+        site = np.append(position[:2], float(scene.points(target)[:, 2].max()) + grasping.TIP_BELOW)
+        rooms = [min(ROOM, grasping.clearance(site, angle, obstacles)) for angle in ANGLES]
+        return ANGLES[int(np.argmax(np.round(rooms, 3)))]
 
     def act(self, scene: Scene) -> Array:
         """[7], the action for the present state."""
@@ -49,7 +72,7 @@ class Drag:
         floor = float(middle[:, 2].max())
         error = position[:2] - hand[:2]
         distance = float(np.linalg.norm(error))
-        turn = turn_to(scene, np.pi / 2)
+        turn = turn_to(scene, self._angle)
         closed = scene.finger_opening() < FINGERS_CLOSED
         tips = hand[2] - grasping.TIP_BELOW
         down = tips < floor + (0.02 if self.phase == "drag" else 0.006)
@@ -64,10 +87,12 @@ class Drag:
             return action(np.append(command, -PRESS - GAIN * lifted / METRES_PER_UNIT), turn, CLOSE)
         self.phase = "approach"
         obstacles = np.concatenate([points, scene.obstacle_points(target)])
-        hand_map = HeightMap(obstacles, scene.support_height(floor)).grown(0.05)
+        heights = HeightMap(obstacles, scene.support_height(floor))
         path, s = along(hand[:2], position[:2])
-        required = hand_map.at(path) + grasping.TIP_BELOW + MARGIN
-        if distance < ALIGNED and closed:
+        fingers = heights.grown(0.05).at(path) + grasping.TIP_BELOW
+        palm = heights.grown(grasping.PALM_HALF[0]).at(path) - grasping.PALM_ABOVE
+        required = np.maximum(fingers, palm) + CLEAR
+        if distance < ALIGNED and closed and float(np.linalg.norm(turn)) < TURNED:
             required[:] = floor + grasping.TIP_BELOW - 0.01
         planned = ahead(scene)
         return travel(position[:2] - planned[:2], planned[2], required, s, turn, CLOSE)

@@ -30,11 +30,9 @@ OPEN, CLOSE = -1.0, 1.0
 SLOPE = 0.7
 """Rise over run that the hand can do while it travels at full speed."""
 
-MARGIN = 0.015
-"""Height kept above obstacles by a hand that only pushes, m."""
-
 CLEAR = 0.035
-"""The same for what the hand carries, m: with 15 mm, a policy that imitates it, 10 to 17 mm lower, struck the edges."""
+"""Height kept above obstacles by what the hand carries, and by a hand that pushes, m: with 15 mm, a policy that
+imitates it, 10 to 20 mm lower, struck the edges."""
 
 HEADROOM = 0.045
 """The same for an open hand on its way to a grasp, m: one that has just let something go leaves it straight upwards
@@ -88,32 +86,43 @@ def _free(lacking: float) -> float:
 STRAIGHT, BENT = -0.09, -0.7
 """Elbow angles, rad: stretched to its limit, and bent enough to move freely again."""
 
+FOLDED, UNFOLDED = -2.95, -2.8
+"""The same at its other limit of -3.07: folded onto it close to the base, and open enough."""
+
 JAMMED_SPEED, JAMMED_COMMAND, JAMMED_STEPS = 0.1, 0.3, 5
-"""A stretched arm is jammed when the hand is slower than this times the command, m/s, though told to move at least so
+"""An arm at a limit is jammed when the hand is slower than this times the command, m/s, though told to move at least so
 much for so many control steps. A free hand moves at 0.26 m/s; the wrist alone, folding, moves it at 0.08 m/s."""
 
 
 class JamDetector:
-    """Tells when the arm is stretched out and does not move: no force at the hand bends a straight elbow."""
+    """Tells when the arm does not move because its elbow is at a limit: no force at the hand bends a straight one, and
+    a folded one yields to none that would fold it further."""
 
     def __init__(self) -> None:
         self._steps = 0
         self._bending = False
+        self._unfolding = False
 
     def jammed(self, scene: Scene, command: Array) -> bool:
-        """The arm needs `bend` instead of the command ([7])."""
+        """The arm needs `free` instead of the command ([7])."""
         told = min(1.0, float(np.abs(command[:3]).max()))
         slow = float(np.linalg.norm(scene.hand_velocity())) < JAMMED_SPEED * told
-        stuck = scene.elbow() > STRAIGHT and slow and told > JAMMED_COMMAND
+        elbow = scene.elbow()
+        stuck = (elbow > STRAIGHT or elbow < FOLDED) and slow and told > JAMMED_COMMAND
         self._steps = self._steps + 1 if stuck else 0
-        self._bending = self._steps >= JAMMED_STEPS or (self._bending and scene.elbow() > BENT)
-        return self._bending
+        jammed = self._steps >= JAMMED_STEPS
+        self._bending = (jammed and elbow > STRAIGHT) or (self._bending and elbow > BENT)
+        self._unfolding = (jammed and elbow < FOLDED) or (self._unfolding and elbow < UNFOLDED)
+        return self._bending or self._unfolding
 
 
-def bend(scene: Scene, gripper: float) -> Array:
-    """[7], frees a jammed arm: turning the fingers towards the base bends the elbow, forces at the hand do not."""
+def free(scene: Scene, gripper: float) -> Array:
+    """[7], frees a jammed arm. Turning the fingers towards the base bends a straight elbow, which forces at the hand do
+    not; a folded one opens as the hand moves away from the base. Rising folds it further: the shoulder is above."""
     reach = scene.hand_position()[:2] - scene.base_position()[:2]
     outwards = reach / np.linalg.norm(reach)
+    if scene.elbow() < BENT:
+        return action(np.append(outwards, 0.0), np.zeros(3), gripper)
     return action(np.array([0.0, 0.0, 0.4]), np.array([-outwards[1], outwards[0], 0.0]), gripper)
 
 

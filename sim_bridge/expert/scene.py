@@ -26,7 +26,7 @@ SUPPORT_HALF_SIZE = 0.4
 """A shape at least this large (half size, m) in two directions is a table or a floor, not an obstacle."""
 
 
-ORDER = ("open", "turnon", "on", "in", "close")
+ORDER = ("open", "turnon", "on", "in", "turnoff", "close")
 """Predicates that the expert can fulfil, in the order in which it does."""
 
 
@@ -36,8 +36,8 @@ class Goal:
 
     Attributes:
         predicate: one of `ORDER`, or "aside": the target is to leave room for opening the drawer of the region `place`.
-        target: name of the object to move; of the fixture to turn on, or whose door to close; of the region of the
-            drawer to open or close.
+        target: name of the object to move; of the fixture to turn on or off, or whose door to close; of the region of
+            the drawer to open or close.
         place: name of the object, or of the region (a site), to move it to; "" where nothing is moved.
         shared: another object is to go to the same place.
     """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sim_bridge.expert.close_door import CloseDoor
 from sim_bridge.expert.close_drawer import CloseDrawer
 from sim_bridge.expert.drag import FLAT, Drag
-from sim_bridge.expert.motion import OPEN, JamDetector, action, bend
+from sim_bridge.expert.motion import OPEN, JamDetector, action, free
 from sim_bridge.expert.open_drawer import OpenDrawer, withdraw, withdrawing
 from sim_bridge.expert.pick_place import PickPlace
 from sim_bridge.expert.put_inside import PutInside
@@ -38,7 +38,7 @@ def _skill(scene: Scene, goal: Goal) -> Skill:
         return SetAside(scene, goal)
     if goal.predicate == "close":
         return CloseDoor(scene, goal) if scene.has_door(goal.target) else CloseDrawer(scene, goal)
-    if goal.predicate == "turnon":
+    if goal.predicate in ("turnon", "turnoff"):
         return TurnKnob(scene, goal)
     if float(np.ptp(scene.points(goal.target)[:, 2])) < FLAT and scene.on_table(goal):
         return Drag(scene, goal)
@@ -123,7 +123,7 @@ class ScriptedExpert:
         self.failed = self.failed or self._misses + self._skill.misses >= self._max_attempts
         self.failed = self.failed or self._phase_steps > PHASE_STEPS
         if self._jams.jammed(scene, chosen):
-            chosen = bend(scene, float(chosen[6]))
+            chosen = free(scene, float(chosen[6]))
         if self.failed:
             chosen = action(np.zeros(3), np.zeros(3), OPEN)
         return np.clip(chosen, -1.0, 1.0).astype(np.float32)

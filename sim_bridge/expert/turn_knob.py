@@ -27,7 +27,7 @@ LEAD_ANGLE = 0.5
 
 
 class TurnKnob:
-    """Turns the first joint of `goal.target` in its positive direction.
+    """Turns the first joint of `goal.target` in its positive direction, or back where it is to be turned off.
 
     Phases follow from the state as in `PickPlace`: "approach" (open, above the ridge, then down), "close", "turn".
     """
@@ -36,6 +36,7 @@ class TurnKnob:
         self.goal = goal
         self.misses = 0
         self.phase = "approach"
+        self._lead = LEAD_ANGLE if goal.predicate == "turnon" else -LEAD_ANGLE
         obstacles = scene.obstacle_points(None)
         base = scene.support_height(float(scene.knob(goal.target)[0][2]))
         self._hand_map = HeightMap(obstacles, base).grown(grasping.FINGER_OUTER + 0.006)
@@ -56,7 +57,7 @@ class TurnKnob:
         gripping = EMPTY < opening < width + SLACK
         if there and gripping:
             self.phase = "turn"
-            return hold(scene, site, turn + np.array([0.0, 0.0, LEAD_ANGLE]), CLOSE)
+            return hold(scene, site, turn + np.array([0.0, 0.0, self._lead]), CLOSE)
         precise = distance < 0.008 and abs(hand[2] - site[2]) < 0.008 and np.linalg.norm(turn) < 0.1
         if precise or (there and EMPTY < opening < FINGERS_OPEN):
             self.phase = "close"
