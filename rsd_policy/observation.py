@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,12 @@ GRIPPER = ACTION_DIM - 1
 
 PROPRIO_DIM = 8
 """Entries of the proprioceptive state: position (3), axis-angle (3), gripper finger positions (2)."""
+
+POSE_DIM = 10
+"""Entries of the state that cannot be said in two ways: see `pose_from_base`."""
+
+STATES = {"axis_angle": PROPRIO_DIM, "rotation_6d": POSE_DIM}
+"""Forms in which a policy reads the state, and their numbers: `Observation.proprio`, and `Observation.pose`."""
 
 MAX_INSTRUCTION_CHARS = 1000
 """Longer instructions are refused: they are a mistake (a file, a log), not a command to a robot."""
@@ -35,9 +42,11 @@ class Observation:
             the two gripper finger positions (m).
         instruction: what to do, in plain English.
         stamp: acquisition time in seconds of the clock in use, or None.
+        pose: float32 [10], the same state as `pose_from_base` says it, for policies that read that; None where the
+            place of the robot's base is not known.
 
     Raises:
-        ObservationError: an image is not uint8 [H, W, 3] or has no pixel, the state is not 8 finite numbers, the
+        ObservationError: an image is not uint8 [H, W, 3] or has no pixel, the state is not 8 (10) finite numbers, the
             instruction is empty or longer than `MAX_INSTRUCTION_CHARS`, or the stamp is not a finite number.
     """
 
@@ -45,6 +54,7 @@ class Observation:
     proprio: NDArray[np.float32]
     instruction: str
     stamp: float | None = None
+    pose: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, Mapping) or not self.images:
@@ -54,7 +64,9 @@ class Observation:
             )
         for name, image in self.images.items():
             _check_image(name, image)
-        object.__setattr__(self, "proprio", _checked_proprio(self.proprio))
+        object.__setattr__(self, "proprio", _checked_state("proprio", self.proprio, PROPRIO_DIM))
+        if self.pose is not None:
+            object.__setattr__(self, "pose", _checked_state("pose", self.pose, POSE_DIM))
         _check_instruction(self.instruction)
         if self.stamp is not None and not math.isfinite(self.stamp):
             raise ObservationError(f"stamp: expected finite seconds or None, got {self.stamp}")
@@ -70,17 +82,16 @@ def _check_image(name: str, image: object) -> None:
         )
 
 
-def _checked_proprio(values: ArrayLike) -> NDArray[np.float32]:
-    proprio = np.asarray(values)
-    if proprio.shape != (PROPRIO_DIM,) or proprio.dtype.kind not in "fiu":
+def _checked_state(name: str, given: ArrayLike, size: int) -> NDArray[np.float32]:
+    values = np.asarray(given)
+    if values.shape != (size,) or values.dtype.kind not in "fiu":
         raise ObservationError(
-            f"proprio: expected {PROPRIO_DIM} real numbers, shape [{PROPRIO_DIM}], "
-            f"got {proprio.dtype} {list(proprio.shape)}"
+            f"{name}: expected {size} real numbers, shape [{size}], got {values.dtype} {list(values.shape)}"
         )
     with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which the next line refuses
-        single = proprio.astype(np.float32)
+        single = values.astype(np.float32)
     if not np.all(np.isfinite(single)):
-        raise ObservationError(f"proprio: expected finite numbers, got {proprio.tolist()}; check the state source")
+        raise ObservationError(f"{name}: expected finite numbers, got {values.tolist()}; check the state source")
     return single
 
 
@@ -165,11 +176,7 @@ def proprio_from_pose(position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_q
     Raises:
         ObservationError: the quaternion is not finite or not of unit length.
     """
-    quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
-    if quaternion.shape != (4,) or not abs(float(np.linalg.norm(quaternion)) - 1.0) < 1e-3:  # NaN is not < either
-        raise ObservationError(
-            f"orientation: expected a unit quaternion (x, y, z, w), got {quaternion.tolist()}; check the state source"
-        )
+    quaternion = _unit_quaternion(quaternion_xyzw)
     w = min(1.0, max(-1.0, float(quaternion[3])))
     sin_half = math.sqrt(1.0 - w * w)
     if math.isclose(sin_half, 0.0, abs_tol=1e-12):
@@ -179,3 +186,68 @@ def proprio_from_pose(position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_q
     return np.concatenate(
         [np.asarray(position, dtype=np.float64), axis_angle, np.asarray(gripper_qpos, dtype=np.float64)]
     ).astype(np.float32)
+
+
+def pose_from_base(
+    position: ArrayLike, quaternion_xyzw: ArrayLike, gripper_qpos: ArrayLike, base: ArrayLike = (0.0, 0.0, 0.0)
+) -> NDArray[np.float32]:
+    """Build a state that has one way of being said.
+
+    The rotation enters as the first two columns of its matrix, a continuous form (Zhou et al. 2019, "On the Continuity
+    of Rotation Representations in Neural Networks"), each entry made of products of two of the quaternion's, so that q
+    and -q give the same bits.
+
+    Args:
+        position: [3], end-effector position, m. quaternion_xyzw: [4], unit quaternion, scalar last.
+        gripper_qpos: [2], finger joint positions, m, of either sign.
+        base: [3], place of the robot's base in the frame of `position`, whose axes are those of the base, m.
+
+    Returns:
+        float32 [10]: position relative to the base (3), rotation (6), distance between the fingers (1).
+
+    Raises:
+        ObservationError: the quaternion is not finite or not of unit length.
+    """
+    x, y, z, w = _unit_quaternion(quaternion_xyzw)
+    first = (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + z * w), 2.0 * (x * z - y * w))
+    second = (2.0 * (x * y - z * w), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z + x * w))
+    away = np.asarray(position, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+    width = np.abs(np.asarray(gripper_qpos, dtype=np.float64)).sum()
+    return np.concatenate([away, first, second, [width]]).astype(np.float32)
+
+
+def _unit_quaternion(values: ArrayLike) -> NDArray[np.float64]:
+    quaternion = np.asarray(values, dtype=np.float64)
+    if quaternion.shape != (4,) or not abs(float(np.linalg.norm(quaternion)) - 1.0) < 1e-3:  # NaN is not < either
+        raise ObservationError(
+            f"orientation: expected a unit quaternion (x, y, z, w), got {quaternion.tolist()}; check the state source"
+        )
+    return quaternion
+
+
+class HasState(Protocol):
+    """What holds one state, or several: an observation, a demonstration."""
+
+    @property
+    def proprio(self) -> NDArray[np.float32]:
+        """[..., 8]."""
+
+    @property
+    def pose(self) -> NDArray[np.float32] | None:
+        """[..., 10], or None where the place of the robot's base is not known."""
+
+
+def state_of(source: HasState, form: str) -> NDArray[np.float32]:
+    """The state in a form of `STATES`.
+
+    Raises:
+        ObservationError: the place of the robot's base is not known, which that form needs.
+    """
+    if form == "axis_angle":
+        return source.proprio
+    if source.pose is None:
+        raise ObservationError(
+            "state: expected the pose relative to the robot's base, which this policy reads, got none; "
+            "`pose_from_base` makes it"
+        )
+    return source.pose

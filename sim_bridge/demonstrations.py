@@ -2,9 +2,10 @@
 
 What `rsd collect` writes is one episode a file (written whole or not at all), with `data/demo_0` as in LIBERO's
 create_dataset.py (actions, states, robot_states, rewards, dones; obs/agentview_rgb, eye_in_hand_rgb, ee_pos, ee_ori,
-ee_states, gripper_states, joint_states; images turned by 180 degrees as robosuite renders them), and three additions:
+ee_states, gripper_states, joint_states; images turned by 180 degrees as robosuite renders them), and four additions:
 
 - `expert_actions`: what the expert would have done at each control step; `actions` is what was executed.
+- `pose`: the state at each row of `obs` in the form of `Observation.pose`.
 - `frame_steps`: the control step that each row of `obs` precedes. With a frame at every step (`--every 1`) `obs` has as
   many rows as `actions`, as in LIBERO's files; otherwise fewer.
 - attributes `suite`, `task`, `seed` and `pilot` of `data`.
@@ -61,6 +62,7 @@ class Demonstration:
         noisy: bool [N], where executed differs from actions on purpose.
         pilot: checkpoint that drove a part of it (DAgger), empty without one.
         collected: recorded here with the scripted expert; False for another project's file.
+        pose: float32 [F, 10], the state as `Observation.pose`; None in files that do not keep it.
     """
 
     suite: str
@@ -75,6 +77,7 @@ class Demonstration:
     noisy: NDArray[np.bool_]
     pilot: str = ""
     collected: bool = True
+    pose: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace) -> None:
     group.attrs["num_samples"] = len(d.actions)
     group.attrs["init_state"] = trace.states[0]
     group["actions"], group["expert_actions"], group["frame_steps"] = d.executed, d.actions, d.frame_steps
+    if d.pose is not None:
+        group["pose"] = d.pose
     group["states"], group["rewards"], group["dones"] = trace.states, last, last
     group["robot_states"] = np.concatenate([gripper, position, trace.quaternions], axis=1)
     observations = group.create_group("obs")
@@ -247,6 +252,7 @@ def _read_own(attributes: Any, group: Any) -> Demonstration:
         executed=executed,
         noisy=np.any(actions != executed, axis=1),
         pilot=str(attributes.get("pilot", "")),
+        pose=group["pose"][()] if "pose" in group else None,
     )
 
 

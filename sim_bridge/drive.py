@@ -107,6 +107,7 @@ class _Recording:
         self._image_size = image_size
         self._images: list[NDArray[np.uint8]] = []
         self._proprio: list[NDArray[np.float32]] = []
+        self._poses: list[NDArray[np.float32]] = []
         self._frame_steps: list[int] = []
         self._actions: list[NDArray[np.float32]] = []
         self._executed: list[NDArray[np.float32]] = []
@@ -121,6 +122,8 @@ class _Recording:
         observation = env.observe()
         self._images.append(np.stack([resize_frame(observation.images[name], self._image_size) for name in CAMERAS]))
         self._proprio.append(observation.proprio)
+        assert observation.pose is not None  # the simulation knows where the base is
+        self._poses.append(observation.pose)
         self._frame_steps.append(len(self))
         robot = env.robot_state()
         self._quaternions.append(robot.eef_quaternion_xyzw)
@@ -146,6 +149,7 @@ class _Recording:
             executed=executed,
             noisy=np.any(actions != executed, axis=1),
             pilot=pilot,
+            pose=np.stack(self._poses),
         )
 
     def trace(self, env: LiberoEnv) -> SimulatorTrace:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rsd_policy.errors import ActionError, NonFiniteError, SetupError, SimulationError
 from rsd_policy.libero import CONTROL_FREQUENCY, MAX_STEPS, WAIT_STEPS
-from rsd_policy.observation import ACTION_DIM, Observation, proprio_from_pose
+from rsd_policy.observation import ACTION_DIM, Observation, pose_from_base, proprio_from_pose
 from sim_bridge.libero_assets import TaskSpec, import_libero, load_init_states, task_spec
 from sim_bridge.opengl import INSTALL_GL, choose_renderer
 from sim_bridge.render_on_demand import release_context, upright
@@ -240,12 +240,20 @@ class LiberoEnv:
                 "create the environment with render=True and call step(action, render=True)"
             )
         state = self.robot_state()
+        said = (state.eef_position, state.eef_quaternion_xyzw, state.gripper_qpos)
         return Observation(
             images={name: upright(self._observations, camera) for name, camera in CAMERAS.items()},
-            proprio=proprio_from_pose(state.eef_position, state.eef_quaternion_xyzw, state.gripper_qpos),
+            proprio=proprio_from_pose(*said),
             instruction=self.instruction,
             stamp=state.stamp,
+            pose=pose_from_base(*said, self.base_position),
         )
+
+    @property
+    def base_position(self) -> NDArray[np.float64]:
+        """[3], place of the robot's base in the simulator's world frame, m; it differs between LIBERO's scenes."""
+        root = self.sim.model.body_name2id(self.raw.robots[0].robot_model.root_body)
+        return np.array(self.sim.data.body_xpos[root])
 
     def robot_state(self) -> RobotState:
         """State of the robot after the last step; never needs rendering."""

@@ -10,6 +10,7 @@ import torch
 from rsd_policy import Observation
 from rsd_policy.backbones.mini import MiniConfig
 from rsd_policy.checkpoints.loading import Policy, build_policy
+from rsd_policy.observation import STATES
 
 WORDS = ("bowl", "pick", "plate", "the", "up")
 SCALE = [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0]
@@ -30,8 +31,8 @@ def calibrated_gate(threshold: float, alpha: float = 0.1) -> dict[str, object]:
     }
 
 
-def small_manifest(choice: str = "mean", **changes: object) -> dict[str, Any]:
-    """Manifest of a 4-layer backbone of width 32; `choice`: of the coarse digits."""
+def small_manifest(choice: str = "mean", state: str = "axis_angle", **changes: object) -> dict[str, Any]:
+    """Manifest of a 4-layer backbone of width 32; `choice`: of the coarse digits; `state`: form of the robot's."""
     config = MiniConfig(
         width=32,
         num_layers=4,
@@ -41,6 +42,7 @@ def small_manifest(choice: str = "mean", **changes: object) -> dict[str, Any]:
         grids=(2, 1),
         text_width=24,
         exit_readers=1,
+        state=state,
         vocabulary=WORDS,
     )
     return {
@@ -53,7 +55,7 @@ def small_manifest(choice: str = "mean", **changes: object) -> dict[str, Any]:
             "deviation": {"width": 16},
         },
         "codec": {"scale": SCALE, "limit": SCALE, "bins": [9, 3, 3, 3, 3, 3, 3, 3]},
-        "proprio": {"mean": [0.0] * 8, "std": [1.0] * 8},
+        "proprio": {"mean": [0.0] * STATES[state], "std": [1.0] * STATES[state]},
         "exit_layer": 2,
         "acceptance": {"threshold": 0.7, "tolerance": [0.1] * 6},
         "gate": calibrated_gate(threshold=0.5),

@@ -26,7 +26,7 @@ from torch.nn import functional
 from rsd_policy import kernels
 from rsd_policy.errors import ObservationError
 from rsd_policy.images import resize_frame
-from rsd_policy.observation import PROPRIO_DIM, Observation
+from rsd_policy.observation import STATES, Observation, state_of
 
 CAMERAS = ("agentview", "wrist")
 MAX_WORDS = 32
@@ -45,6 +45,7 @@ class MiniConfig:
         grids: tokens along an edge, per camera: image_size / 16 or a half of it.
         text_width, text_tokens: width of the text encoder and tokens it hands on.
         exit_readers: layers between the exit and the draft; none in the earliest checkpoints.
+        state: form of the robot's state, one of `STATES`; checkpoints that do not say it have the first.
         vocabulary: words with an id of their own.
     """
 
@@ -58,6 +59,7 @@ class MiniConfig:
     text_width: int = 192
     text_tokens: int = 4
     exit_readers: int = 0
+    state: str = "axis_angle"
     vocabulary: tuple[str, ...] = ()
 
     def to_manifest(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ class MiniInputs:
 
     Attributes:
         images: uint8 [B, cameras, image_size, image_size, 3].
-        proprio: float32 [B, 8], raw units.
+        proprio: float32 [B, 8 or 10], the state in the backbone's form, raw units.
         words: int64 [B, MAX_WORDS], 0 is padding.
     """
 
@@ -295,8 +297,8 @@ class MiniBackbone(nn.Module):
 
     Args:
         config: sizes and vocabulary.
-        proprio_mean: [8], subtracted from the state.
-        proprio_std: [8], divides the state.
+        proprio_mean: [8 or 10], subtracted from the state.
+        proprio_std: [8 or 10], divides the state.
     """
 
     proprio_mean: Tensor
@@ -320,7 +322,7 @@ class MiniBackbone(nn.Module):
             }
         )
         self.proprio = nn.Sequential(
-            nn.Linear(PROPRIO_DIM, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+            nn.Linear(STATES[config.state], config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
         self.text = TextEncoder(self.tokenizer.size, config.text_width, config.text_tokens, config.width)
         length = sum(grid**2 for grid in config.grids) + 1 + config.text_tokens + config.horizon
@@ -334,7 +336,7 @@ class MiniBackbone(nn.Module):
         """Images resized to the model's size, states and word ids, on the CPU: MiniInputs' tensors by name.
 
         Raises:
-            ObservationError: a camera is missing.
+            ObservationError: a camera is missing, or the state in the backbone's form.
         """
         images, proprio, words = [], [], []
         for observation in observations:
@@ -344,7 +346,7 @@ class MiniBackbone(nn.Module):
                     f"missing camera(s) {missing}: expected {list(CAMERAS)}, got {sorted(observation.images)}"
                 )
             images.append(np.stack([resize_frame(observation.images[n], self.config.image_size) for n in CAMERAS]))
-            proprio.append(observation.proprio)
+            proprio.append(state_of(observation, self.config.state))
             words.append(self.tokenizer(observation.instruction))
         return {
             "images": torch.from_numpy(np.stack(images)),

@@ -119,8 +119,11 @@ class Policy:
         return self.backbone.horizon
 
     def state_statistics(self) -> tuple[list[float], list[float]] | None:
-        """Mean and standard deviation [8] of the states of the training; None when the policy reads none."""
+        """Mean and standard deviation [8] of the states of the training; None when the policy reads none, or reads them
+        in a form that cannot be said in a wrong way."""
         if isinstance(self.backbone, MiniBackbone):
+            if self.backbone.config.state != "axis_angle":
+                return None
             entry = self.manifest["proprio"]
             return entry["mean"], entry["std"]
         quantiles = cast("Any", self.backbone).units.proprio

@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rsd_policy import __version__
 from rsd_policy.backbones.mini import MiniConfig, WordTokenizer
 from rsd_policy.checkpoints.loading import Policy, build_policy, load_policy, save_policy
-from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, MANIFEST
+from rsd_policy.checkpoints.manifest import DEFAULT_ACCEPTANCE, MANIFEST, read_manifest, resolve_checkpoint
 from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.inference import parse_device
 from rsd_policy.errors import RSDError
 from rsd_policy.files import write_json
 from rsd_policy.libero import SUITES
+from rsd_policy.observation import STATES
 from rsd_policy.training.mini.batch_size import FULL, default_batch_size
 from rsd_policy.training.mini.corpus import Corpus
 from rsd_policy.training.mini.dataset import WORDINGS, load_demonstrations, to_frames
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> int:
     training, held_out = load_demonstrations(
         arguments.data, arguments.held_out, MiniConfig.image_size, (team.rank, team.size)
     )
-    corpus = Corpus.of(team, training)
+    state = _state(arguments)
+    corpus = Corpus.of(team, training, state)
     if team.leads:
         print(f"{len(corpus.keys)} training and {len(held_out)} held-out episodes from {arguments.data}")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> int:
         config = replace(config, learning_rate=INIT_SHARE * config.learning_rate)
     tokenizer = policy.mini.tokenizer
     task_weights = dict.fromkeys(arguments.oversample, 2.0)
-    frames = to_frames(training, tokenizer, policy.horizon, task_weights)
+    frames = to_frames(training, tokenizer, policy.horizon, task_weights, state)
     del training
     # A run that goes on with another's weights has seen its data as well.
     before = {"name": arguments.init.name} | policy.manifest["provenance"] if arguments.init else {}
@@ -108,7 +110,7 @@ def main(argv: list[str]) -> int:
             if not bar.console.is_terminal and (p.step % 200 < 20 or p.step == config.steps):
                 print(f"step {p.step}  {p.seconds:.0f} s  loss {p.loss:.3f}  main {main}  draft {draft}")
 
-        held_out_frames = to_frames(held_out, tokenizer, policy.horizon)
+        held_out_frames = to_frames(held_out, tokenizer, policy.horizon, state=state)
         state = arguments.out / STATE
 
         def snapshot(step: int, averaged: Policy) -> None:
@@ -129,6 +131,14 @@ def main(argv: list[str]) -> int:
         print(f"{key}: {value}")
     print(f"wrote {arguments.out}; mode 'gated' needs: rsd calibrate --policy {arguments.out}")
     return 0
+
+
+def _state(arguments: argparse.Namespace) -> str:
+    """The form of the robot's state: that of the weights that the training starts from, or the one asked for."""
+    if not arguments.init:
+        return str(arguments.state)
+    manifest = read_manifest(resolve_checkpoint(arguments.init))
+    return MiniConfig.from_manifest(manifest["architecture"]["mini"]).state
 
 
 def _policy(
@@ -174,6 +184,7 @@ def _check_sizes(arguments: argparse.Namespace, policy: Policy) -> None:
         "--wrist-grid": config.grids[1],
         "--exit-readers": config.exit_readers,
         "--exit-layer": policy.exit_layer,
+        "--state": config.state,
     }
     asked = {name: getattr(arguments, name[2:].replace("-", "_")) for name in begun}
     if asked != begun:
@@ -193,6 +204,7 @@ def _new_policy(arguments: argparse.Namespace, corpus: Corpus) -> Policy:
         num_layers=arguments.layers,
         grids=(8, arguments.wrist_grid),
         exit_readers=arguments.exit_readers,
+        state=arguments.state,
         vocabulary=tuple(vocabulary),
     )
     torch.manual_seed(arguments.seed)
@@ -242,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wrist-grid", type=int, default=4, choices=(4, 8), help="tokens along the wrist image's edge")
     parser.add_argument("--exit-layer", type=int, default=3, help="layer k after which the draft reads")
     parser.add_argument("--exit-readers", type=int, default=2, help="light layers between the exit and the draft")
+    parser.add_argument("--state", default="axis_angle", choices=list(STATES), help="form of the robot's state")
     parser.add_argument("--held-out", type=float, default=0.08, help="fraction of episodes for validation")
     parser.add_argument(
         "--oversample", type=_task, nargs="*", default=[], metavar="SUITE:TASK", help="tasks drawn twice as often"

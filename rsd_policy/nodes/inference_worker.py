@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError
 from rsd_policy.nodes.messages import to_nanoseconds
-from rsd_policy.observation import PROPRIO_DIM, ActionChunk, Observation
+from rsd_policy.observation import POSE_DIM, PROPRIO_DIM, ActionChunk, Observation
 from rsd_policy.robots.composition import Composer
 from rsd_policy.robots.contract import Contract
 
@@ -169,6 +169,7 @@ class InferenceWorker:
             images={camera.name: black for camera in self._contract.cameras},
             proprio=np.zeros(PROPRIO_DIM, dtype=np.float32),
             instruction="do nothing",
+            pose=np.zeros(POSE_DIM, dtype=np.float32),
         )
         for _ in engine.stream(observation):
             pass

@@ -35,6 +35,7 @@ def demonstration(every: int) -> Demonstration:
         actions=actions,
         executed=executed,
         noisy=np.arange(STEPS) == 4,
+        pose=rng.normal(size=(len(frame_steps), 10)).astype(np.float32),
     )
 
 

@@ -158,7 +158,8 @@ def _states(backbone: Backbone, batch: list[Observation], exit_layer: int) -> tu
 
 def _observation(episode: Demonstration, row: int) -> Observation:
     images = dict(zip(CAMERAS, episode.images[row], strict=True))
-    return Observation(images, episode.proprio[row], episode.instruction)
+    pose = None if episode.pose is None else episode.pose[row]
+    return Observation(images, episode.proprio[row], episode.instruction, pose=pose)
 
 
 def _check(states: Tensor, count: int, backbone: Backbone, episode: Demonstration) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import RSDError
+from rsd_policy.observation import state_of
 from rsd_policy.training.team import Team
 from sim_bridge.demonstrations import Demonstration
 
@@ -25,7 +26,7 @@ class Corpus:
         instructions: all that occur.
         frames: how many.
         others: episodes of other projects' files.
-        actions: float32 [*, 7]; proprio: float32 [*, 8], of all episodes in a row.
+        actions: float32 [*, 7]; proprio: float32 [*, 8 or 10], states in a form of `STATES`, of all episodes in a row.
     """
 
     keys: list[tuple[str, int, int, str]]
@@ -36,8 +37,8 @@ class Corpus:
     proprio: NDArray[np.float32]
 
     @classmethod
-    def of(cls, team: Team, episodes: list[Demonstration]) -> Corpus:
-        """From this process's episodes and those of the others."""
+    def of(cls, team: Team, episodes: list[Demonstration], state: str) -> Corpus:
+        """From this process's episodes and those of the others, their states in that form."""
         if not episodes:
             raise RSDError("training: expected at least one episode, got none; collect more demonstrations")
         own = cls(
@@ -46,7 +47,7 @@ class Corpus:
             sum(len(e.frame_steps) for e in episodes),
             sum(not e.collected for e in episodes),
             np.concatenate([e.actions for e in episodes]),
-            np.concatenate([e.proprio for e in episodes]),
+            np.concatenate([state_of(e, state) for e in episodes]),
         )
         parts = team.gather(own)
         return cls(

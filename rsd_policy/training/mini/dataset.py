@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsd_policy.backbones.mini import WordTokenizer, resize_frame
 from rsd_policy.errors import RSDError
-from rsd_policy.observation import ACTION_DIM
+from rsd_policy.observation import ACTION_DIM, state_of
 from rsd_policy.training.mini.paraphrase import wordings
 from sim_bridge.demonstrations import Demonstration, read_demonstrations
 from sim_bridge.held_out import held_out_wordings
@@ -31,7 +31,7 @@ class Demonstrations:
 
     Attributes:
         images: uint8 [N, cameras, H, W, 3].
-        proprio: float32 [N, 8].
+        proprio: float32 [N, 8 or 10].
         instruction: int64 [N], row of `wordings`.
         actions: float32 [N, T, 7], the expert's clean actions from this frame on.
         mask: bool [N, T], steps whose label is valid: up to the first step that was executed with noise (what the
@@ -131,12 +131,14 @@ def to_frames(
     tokenizer: WordTokenizer,
     horizon: int,
     task_weights: dict[tuple[str, int], float] | None = None,
+    state: str = "axis_angle",
 ) -> Demonstrations:
     """Stack episodes into frames.
 
     Args:
         task_weights: (suite, task) -> relative weight; every task has 1 unless named. A task's weight is shared among
             its frames, so tasks with longer or more episodes are not drawn more often.
+        state: form of the robot's state, one of `STATES`.
     """
     if not episodes:
         raise RSDError("training: expected at least one episode, got none; collect more demonstrations")
@@ -154,7 +156,7 @@ def to_frames(
         chunk, valid = label_chunks(e, horizon)
         actions.append(chunk)
         masks.append(valid)
-        proprio.append(e.proprio)
+        proprio.append(state_of(e, state))
         instruction += [index_of[e.instruction]] * len(e.images)
         keys += [(e.suite, e.task)] * len(e.images)
     frames_per_task = Counter(keys)
