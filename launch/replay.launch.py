@@ -41,6 +41,7 @@ def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
             bag=str(arguments.bag.resolve()),
             robot=robot,
             namespace=arguments.namespace,
+            instruction=arguments.instruction,
             device=arguments.device,
         )
         return entities(specs, None, "the bag")

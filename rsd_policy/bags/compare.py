@@ -77,11 +77,11 @@ class Difference:
 
 
 def difference(given: NDArray[np.float32], expected: NDArray[np.float32], meaning: ActionMeaning) -> Difference:
-    """Compare two chunks [T, 7]; when one is shorter, over its steps."""
+    """Compare two chunks [T, 7]; when one is shorter, over its steps; what is NaN in `expected` is not compared."""
     steps = min(len(given), len(expected))
     given, expected = given[:steps], expected[:steps]
     ours, theirs = in_units(given, meaning), in_units(expected, meaning)
-    apart = np.abs(ours - theirs)
+    apart = np.where(np.isnan(theirs), 0.0, np.abs(ours - theirs))
     limits = tolerances(meaning)
     outside = np.argwhere(~(apart <= limits))  # NaN is outside as well
     first = None

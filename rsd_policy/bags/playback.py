@@ -18,7 +18,7 @@ from rsd_policy.errors import ArgumentError, BagError, ObservationError
 from rsd_policy.observation import ACTION_DIM, Observation
 from rsd_policy.robots.alignment import Moment, make_aligner
 from rsd_policy.robots.composition import Composer
-from rsd_policy.robots.contract import Contract
+from rsd_policy.robots.contract import TWIST, ActionMeaning, Contract
 from rsd_policy.robots.state import stamp_of
 
 RUNNING = 1
@@ -48,7 +48,7 @@ class Recorded:
 
     Attributes:
         chunks: stamp of the observation (ns) -> final chunk.
-        commands: (stamp in ns, values [7]), in time.
+        commands: (stamp in ns, values [7]), in time; NaN where a command says nothing.
         episodes: (stamp in ns, task), one per change, in time.
         instructions: (time of arrival in ns, text), in time.
         provenance: what the recorder wrote about itself; empty when another one recorded.
@@ -94,6 +94,8 @@ def read_recorded(bag: Bag, contract: Contract, namespace: str = "") -> Recorded
             _take_chunk(found, message)
         elif record.type == "rsd_msgs/msg/Action":
             found.commands.append((stamp_of(message), np.asarray(message.values, np.float32)))
+        elif record.type == TWIST:
+            found.commands.append((stamp_of(message), _from_twist(message.twist, action)))
         elif record.type == "rsd_msgs/msg/EpisodeStatus":
             task = Task(int(message.episode), str(message.instruction))
             if message.state == RUNNING and (not found.episodes or found.episodes[-1][1] != task):
@@ -103,6 +105,14 @@ def read_recorded(bag: Bag, contract: Contract, namespace: str = "") -> Recorded
     found.commands.sort(key=lambda entry: entry[0])
     found.episodes.sort(key=lambda entry: entry[0])
     return found
+
+
+def _from_twist(twist: Any, meaning: ActionMeaning) -> NDArray[np.float32]:
+    """A velocity command in action units; it says nothing about the gripper, which is NaN."""
+    step_m, step_rad = (meaning.period_s / size for size in (meaning.translation_m, meaning.rotation_rad))
+    linear, angular = twist.linear, twist.angular
+    moves = [getattr(linear, axis) * step_m for axis in "xyz"] + [getattr(angular, axis) * step_rad for axis in "xyz"]
+    return np.asarray([*moves, np.nan], np.float32)
 
 
 def _take_chunk(found: Recorded, message: Any) -> None:

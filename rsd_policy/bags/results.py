@@ -81,12 +81,17 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "skipped": answer.chunk.skipped,
         "inference_ms": answer.chunk.stats.total_ms,
         "first_action_ms": answer.chunk.stats.first_action_ms,
-        "expected": None if answer.expected is None else answer.expected.tolist(),
+        "expected": None if answer.expected is None else _without_nan(answer.expected),
         "mm": None if apart is None else apart.translation_mm,
         "rad": None if apart is None else apart.rotation_rad,
         "gripper": None if apart is None else float(apart.largest[6]),
         "outside": None if apart is None or apart.first is None else str(apart.first),
     }
+
+
+def _without_nan(values: NDArray[np.float32]) -> list[list[float | None]]:
+    """JSON has no NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in values]
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:

@@ -24,12 +24,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("bag", type=Path, metavar="BAG")
     parser.add_argument("--robot", default=DEFAULT_ROBOT, metavar="ROBOT", help="contract: name or path (%(default)s)")
     parser.add_argument("--namespace", default="", metavar="NS", help="where relative topics are in the bag")
+    parser.add_argument("--instruction", default="", metavar="TEXT", help="instead of what the bag says")
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="how much faster (%(default)s)")
     arguments = parser.parse_args(argv)
     spec = play_node(
         bag=str(arguments.bag),
         robot=str(load_contract(arguments.robot).path),
         namespace=arguments.namespace,
+        instruction=arguments.instruction,
         rate=arguments.rate,
     )
     print(f"playing {arguments.bag} in domain {os.environ.get('ROS_DOMAIN_ID', '0')}; Ctrl-C ends it", file=sys.stderr)

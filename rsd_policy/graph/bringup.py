@@ -206,7 +206,9 @@ def replay_nodes(run: Mapping[str, Any], *, robot: str, device: str, session: st
     return [_replaying_policy(run, robot, device, clock="lockstep"), replay_node]
 
 
-def play_node(*, bag: str, robot: str, namespace: str, rate: float = 1.0, managed: Sequence[str] = ()) -> NodeSpec:
+def play_node(
+    *, bag: str, robot: str, namespace: str, instruction: str, rate: float = 1.0, managed: Sequence[str] = ()
+) -> NodeSpec:
     """What sends the inputs of a contract out of a bag as a robot does.
 
     Args:
@@ -216,13 +218,16 @@ def play_node(*, bag: str, robot: str, namespace: str, rate: float = 1.0, manage
         "bag": bag,
         "robot": robot,
         "namespace": namespace,
+        "instruction": instruction,
         "rate": rate,
         "managed_nodes": list(managed) or [""],  # ROS has no empty list of texts
     }
     return NodeSpec("rsd_policy", "play_node", "rsd_policy.nodes.play_node", "play_node", parameters, conducts=True)
 
 
-def play_nodes(run: Mapping[str, Any], *, bag: str, robot: str, namespace: str, device: str) -> list[NodeSpec]:
+def play_nodes(
+    run: Mapping[str, Any], *, bag: str, robot: str, namespace: str, instruction: str, device: str
+) -> list[NodeSpec]:
     """policy_node in real time, and a bag in place of the robot, with its clock."""
-    player = play_node(bag=bag, robot=robot, namespace=namespace, managed=["policy_node"])
+    player = play_node(bag=bag, robot=robot, namespace=namespace, instruction=instruction, managed=["policy_node"])
     return [_replaying_policy(run, robot, device, clock="realtime"), player]

@@ -18,8 +18,9 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
 
-from rsd_policy.bags.playback import topic_in
+from rsd_policy.bags.playback import read_recorded, topic_in
 from rsd_policy.bags.reader import Bag
 from rsd_policy.errors import ArgumentError, SetupError
 from rsd_policy.nodes.message_class import message_class
@@ -37,8 +38,11 @@ class PlayNode(Node):
     def __init__(self) -> None:
         super().__init__("play_node")
         self._bag = Path(declare_text(self, "bag", "", "The bag"))
-        contract = load_contract(declare_text(self, "robot", DEFAULT_ROBOT, "Contract: a name or a path"))
-        namespace = declare_text(self, "namespace", "", "Where relative topics of the contract are in the bag")
+        self._contract = contract = load_contract(
+            declare_text(self, "robot", DEFAULT_ROBOT, "Contract: a name or a path")
+        )
+        self._namespace = declare_text(self, "namespace", "", "Where relative topics of the contract are in the bag")
+        self._instruction = declare_text(self, "instruction", "", "Instead of what the bag says")
         self._rate = declare_float(self, "rate", 1.0, 0.01, 100.0, "How much faster than recorded")
         self._with_clock = declare_bool(self, "clock", True, "Publish /clock, from the times of arrival in the bag")
         self._wait_s = declare_float(self, "wait", 60.0, 0.0, 3600.0, "How long subscribers are awaited, s")
@@ -49,8 +53,8 @@ class PlayNode(Node):
         self._outputs: dict[str, Publisher] = {}
         for topic, kind in kinds.items():
             qos = LATCHED if topic == contract.instruction_topic else LOCKSTEP_INPUT
-            self._outputs[topic_in(namespace, topic)] = self.create_publisher(message_class(kind), topic, qos)
-        self._needed = [self._outputs[topic_in(namespace, topic)] for topic, _ in contract.inputs.values()]
+            self._outputs[topic_in(self._namespace, topic)] = self.create_publisher(message_class(kind), topic, qos)
+        self._needed = [self._outputs[topic_in(self._namespace, topic)] for topic, _ in contract.inputs.values()]
         self._time = self.create_publisher(Clock, "/clock", LOCKSTEP_INPUT) if self._with_clock else None
         self.fatal_error: BaseException | None = None
         self._closing = threading.Event()
@@ -97,12 +101,23 @@ class PlayNode(Node):
             if self._closing.wait(POLL_S):
                 return
 
+    def _of_the_episode(self, bag: Bag) -> str:
+        """The instruction of a simulated bag, where it is part of the episode's state, which no robot has."""
+        episodes = read_recorded(bag, self._contract, self._namespace).episodes
+        return episodes[0][1].instruction if episodes else ""
+
     def _play(self) -> None:
         with Bag(self._bag) as bag:
             if bag.ros1:
                 raise ArgumentError(f"{self._bag}: bags of ROS 1 cannot be played; `rsd replay --no-ros` reads them")
+            names = set(self._outputs)
+            spoken = topic_in(self._namespace, self._contract.instruction_topic)
+            text = self._instruction or ("" if spoken in bag.topics else self._of_the_episode(bag))
+            if text:
+                names.discard(spoken)
+                self._outputs[spoken].publish(String(data=text))
             first, start = None, time.monotonic()
-            for record in bag.messages(self._outputs):
+            for record in bag.messages(names):
                 first = record.time if first is None else first
                 due = start + (record.time - first) * 1e-9 / self._rate
                 if self._closing.wait(max(0.0, due - time.monotonic())):

@@ -31,6 +31,7 @@ JOINTS = "sensor_msgs/msg/JointState"
 TEXT = "std_msgs/msg/String"
 CHUNK = "rsd_msgs/msg/ActionChunk"
 ACTION = "rsd_msgs/msg/Action"
+TWIST = "geometry_msgs/msg/TwistStamped"
 EPISODE = "rsd_msgs/msg/EpisodeStatus"
 
 STATE_CHECKS = ("refuse", "warn", "off")
@@ -115,15 +116,19 @@ class ActionMeaning:
     Attributes:
         frame: axes of translation and rotation.
         translation_m, rotation_rad: movement of one control step per action unit.
+        period_s: control step.
         chunks, commands, episode: topics on which the graph's answers are recorded.
+        commands_type: rsd_msgs/Action, or geometry_msgs/TwistStamped (m/s, rad/s) as teleoperation and servo send it.
         tolerance_mm, tolerance_rad, tolerance_gripper: largest difference per step that a replay calls equal.
     """
 
     frame: str
     translation_m: float
     rotation_rad: float
+    period_s: float = 0.05
     chunks: str = "action_chunk"
     commands: str = "action"
+    commands_type: str = ACTION
     episode: str = "episode"
     tolerance_mm: float = 0.0
     tolerance_rad: float = 0.0
@@ -158,7 +163,7 @@ class Contract:
         return dict(self.inputs.values()) | {
             self.instruction_topic: TEXT,
             self.action.chunks: CHUNK,
-            self.action.commands: ACTION,
+            self.action.commands: self.action.commands_type,
             self.action.episode: EPISODE,
         }
 
@@ -295,7 +300,9 @@ def _action(root: Section) -> ActionMeaning:
         translation_m=section.number("translation", low=1e-6, high=1.0, unit="m"),
         rotation_rad=section.number("rotation", low=1e-6, high=math.pi, unit="rad"),
         chunks=section.text("chunks", "action_chunk"),
+        period_s=section.number("period", 0.05, low=1e-3, high=1.0, unit="s"),
         commands=section.text("commands", "action"),
+        commands_type=section.text("commands_type", ACTION, choices=(ACTION, TWIST)),
         episode=section.text("episode", "episode"),
         tolerance_mm=limits["mm"],
         tolerance_rad=limits["rad"],

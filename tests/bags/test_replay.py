@@ -11,7 +11,8 @@ import pytest
 
 from rsd_policy.errors import ArgumentError, BagError
 from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
-from tests.bags.synthetic import START, chunk_row, recorded, robot
+from rsd_policy.robots.contract import load_contract
+from tests.bags.synthetic import PERIOD, START, Row, chunk_row, header, make, recorded, robot
 
 
 def content(out):
@@ -61,8 +62,6 @@ def test_the_page_needs_nothing_but_itself(answered, with_gain, replay):
 
 
 def test_a_tolerance_of_the_contract_lets_the_gain_pass(answered, with_gain, replay, tmp_path):
-    from rsd_policy.robots.contract import load_contract
-
     text = load_contract().text.replace("mm: 0.0", "mm: 5.0")
     robot_file = tmp_path / "tolerant.yaml"
     robot_file.write_text(text)
@@ -130,3 +129,23 @@ def test_what_a_bag_is_compared_with_has_to_be_there(answered, policy, replay, t
     for against, reason in {"recorded": "no chunks", "commands": "no commands", "nonsense": "expected"}.items():
         with pytest.raises(ArgumentError, match=reason):
             replay(bag, "--policy", policy, "--against", against)
+
+
+def test_an_operators_velocity_commands_are_compared_in_the_units_of_actions(policy, replay, tmp_path):
+    """0.5 m/s for 0.05 s is 25 mm, which is half an action unit of 50 mm; a twist says nothing about the gripper."""
+    rows = robot(4)
+    for i in range(20):
+        stamp = START + i * PERIOD
+        vectors = [make("geometry_msgs/msg/Vector3", x=x, y=0.0, z=z) for x, z in ((0.5, 0.0), (0.0, -0.2))]
+        twist = make("geometry_msgs/msg/Twist", linear=vectors[0], angular=vectors[1])
+        message = make("geometry_msgs/msg/TwistStamped", header=header(stamp), twist=twist)
+        rows.append(Row("/teleop", "geometry_msgs/msg/TwistStamped", stamp + 2_000_000, message))
+    contract = tmp_path / "teleop.yaml"
+    more = "commands: /teleop, commands_type: geometry_msgs/msg/TwistStamped, period: 0.05, frame: robot0_base"
+    lines = "".join(f"  {entry}\n" for entry in more.split(", "))
+    contract.write_text(load_contract().text.replace("  frame: robot0_base\n", lines))
+    bag = recorded(tmp_path / "bag", sorted(rows, key=lambda row: row.time))
+    _, out = replay(bag, "--policy", policy, "--robot", contract, "--period", "0", "--against", "commands")
+    answer = content(out)["answers"][0]
+    assert np.allclose(np.array(answer["expected"], dtype=float)[:, [0, 5]], [0.5, -0.02])
+    assert len(answer["expected"]) == 8 and answer["gripper"] == 0
