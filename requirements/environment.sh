@@ -72,8 +72,8 @@ rsd_stamp() {
     { cat "${files[@]}"; echo "$root $(rsd_ros_kind) ${linked[*]}"; } | sha256sum | cut -c1-64
 }
 
-# A container's user may have no name, no home, or one that cannot be written to: what ROS and matplotlib write goes
-# elsewhere then.
+# A container's user may have no name, no home, or one that cannot be written to: what ROS, matplotlib and numba
+# write goes elsewhere then.
 rsd_home() {
     [ -n "${USER:-}${LOGNAME:-}" ] || export USER=uid$(id -u)
     if [ -n "${HOME:-}" ] && [ -d "$HOME" ] && [ -w "$HOME" ]; then return 0; fi
@@ -81,6 +81,7 @@ rsd_home() {
     own=${TMPDIR:-/tmp}/rsd_policy-$(id -u)
     if ! mkdir -p -m 700 "$own" || [ ! -O "$own" ]; then return 0; fi
     export ROS_LOG_DIR=${ROS_LOG_DIR:-$own/ros} MPLCONFIGDIR=${MPLCONFIGDIR:-$own/matplotlib}
+    export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$own/numba}
     if [ -z "${HOME:-}" ] || [ ! -d "$HOME" ]; then export HOME=$own; fi
 }
 

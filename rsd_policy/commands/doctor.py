@@ -340,6 +340,7 @@ def _child(arguments: list[str], environment: dict[str, str] | None = None) -> d
             raise SetupError(f"killed by {signal.Signals(-done.returncode).name}, in a driver perhaps; {OTHER_GL}")
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         # a traceback ends with the kind and the text of the error
-        raise SetupError(said[-1] + ("; run ./rsd setup --clean" if "ImportError" in said[-1] else ""))
+        text = said[-1].removeprefix("rsd_policy.errors.SetupError: ").removeprefix("rendering: ")
+        raise SetupError(text + ("; run ./rsd setup --clean" if "ImportError" in said[-1] else ""))
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
