@@ -42,6 +42,7 @@ setup(
         "eval": EVAL,
         "bench": BENCH,
         "bags": BAGS,
+        "view": ["rerun-sdk>=0.24"],
         "video": ["av>=12"],
         "gpu": ["triton>=3.1"],
         "openvla": ["transformers>=4.40"],

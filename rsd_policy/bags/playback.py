@@ -27,11 +27,13 @@ RUNNING = 1
 
 @dataclass(frozen=True)
 class RecordedChunk:
-    """A final chunk in a bag: actions float32 [T, 7], and the figures that came with it."""
+    """A final chunk in a bag: actions float32 [T, 7], and what came with it."""
 
     actions: NDArray[np.float32]
     mode: str
     inference_ms: float
+    accepted: bool
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Recorded:
 
     Attributes:
         chunks: stamp of the observation (ns) -> final chunk.
+        drafts: stamp of the observation (ns) -> actions [T, 7] of the provisional chunk.
         commands: (stamp in ns, values [7]), in time; NaN where a command says nothing.
         episodes: (stamp in ns, task), one per change, in time.
         instructions: (time of arrival in ns, text), in time.
@@ -56,6 +59,7 @@ class Recorded:
     """
 
     chunks: dict[int, RecordedChunk] = field(default_factory=dict)
+    drafts: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     commands: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
     episodes: list[tuple[int, Task]] = field(default_factory=list)
     instructions: list[tuple[int, str]] = field(default_factory=list)
@@ -117,10 +121,15 @@ def _from_twist(twist: Any, meaning: ActionMeaning) -> NDArray[np.float32]:
 
 def _take_chunk(found: Recorded, message: Any) -> None:
     size = int(message.horizon) * int(message.dof)
-    if not message.verified or message.dof != ACTION_DIM or len(message.actions) != size or not size:
-        return  # a draft, or not a chunk of this kind
+    if message.dof != ACTION_DIM or len(message.actions) != size or not size:
+        return  # nothing to execute, or of another kind
     actions = np.asarray(message.actions, np.float32).reshape(message.horizon, message.dof)
-    found.chunks[stamp_of(message)] = RecordedChunk(actions, str(message.mode), float(message.inference_ms))
+    if not message.verified:
+        found.drafts[stamp_of(message)] = actions
+        return
+    found.chunks[stamp_of(message)] = RecordedChunk(
+        actions, str(message.mode), float(message.inference_ms), bool(message.accepted), bool(message.skipped)
+    )
 
 
 def _json(text: str) -> dict[str, Any]:
