@@ -13,30 +13,14 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from rsd_policy.evaluation.protocol import first_trials, format_indices
-from rsd_policy.graph.bringup import EVAL_ARGUMENTS, eval_nodes
+from rsd_policy.graph.bringup import EVAL_ARGUMENTS, launched_eval
 from rsd_policy.graph.launching import declared, entities
 from rsd_policy.settings import EVAL_CONFIG
 
 
 def _graph(context: LaunchContext) -> list[Node | RegisterEventHandler]:
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in EVAL_ARGUMENTS}
-    speculative = values.pop("use_speculative_decoding") == "true"
-    specs = eval_nodes(
-        task_suite=values["task_suite"],
-        tasks=values["tasks"],
-        trials=values["trials"] or format_indices(first_trials(int(values["num_trials"]))),
-        policy=values["policy"],
-        mode=values["mode"] if speculative else "baseline",
-        alpha=float(values["alpha"]),
-        norm_key=values["norm_key"],
-        base=values["base"],
-        clock=values["clock"],
-        device=values["device"],
-        seed=int(values["seed"]),
-        out=values["out"],
-        report=True,
-    )
+    specs = launched_eval(values)
     config = Path(__file__).resolve().parents[1] / EVAL_CONFIG
     return entities(specs, str(config), "the evaluation")
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from rsd_policy.evaluation.protocol import DEFAULT_SUITE, DEFAULT_TASKS, EXPERT
+from rsd_policy.errors import ArgumentError
+from rsd_policy.evaluation.protocol import (
+    DEFAULT_SUITE,
+    DEFAULT_TASKS,
+    EXPERT,
+    EvalConfig,
+    first_trials,
+    format_indices,
+    parse_indices,
+)
 from rsd_policy.libero import EVALUATED_SUITES
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES
 
@@ -60,7 +69,7 @@ EVAL_ARGUMENTS = (
     Argument("alpha", "0", "Mode gated: bound on the deviations of skipped chunks; 0: the checkpoint's own"),
     Argument("norm_key", "", "OpenVLA: whose action statistics to use; empty: the checkpoint has one"),
     Argument("base", "", "Weights that an unmerged adapter or heads stand on; empty: where the checkpoint says"),
-    Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says", ("true", "false")),
+    Argument("use_speculative_decoding", "true", "false: mode baseline, whatever mode says (true or false)"),
     Argument("clock", CLOCKS[0], "lockstep: the simulation waits for the policy; realtime: 20 Hz", CLOCKS),
     Argument("device", "cpu", "torch device of the policy: cpu, cuda or cuda:N"),
     Argument("seed", "0", "Places the fixtures; published evaluations: 0"),
@@ -143,6 +152,59 @@ def eval_nodes(
         conducts=True,
     )
     return [bridge, driver, executor, conductor]
+
+
+def launched_eval(values: Mapping[str, str]) -> list[NodeSpec]:
+    """The evaluation graph of the arguments of a launch file, as text; they are checked before any node starts.
+
+    Raises:
+        ArgumentError: one is not what its description says.
+    """
+    speculative = values["use_speculative_decoding"].strip().lower()
+    if speculative not in ("true", "false"):
+        raise ArgumentError(
+            f"use_speculative_decoding: expected true or false, got '{values['use_speculative_decoding']}'"
+        )
+    trials = parse_indices(values["trials"]) if values["trials"] else first_trials(_number("num_trials", values, int))
+    config = EvalConfig(
+        suite=values["task_suite"],
+        tasks=parse_indices(values["tasks"]),
+        trials=trials,
+        policy=values["policy"],
+        mode=values["mode"] if speculative == "true" else "baseline",
+        alpha=_number("alpha", values, float) or None,
+        norm_key=values["norm_key"] or None,
+        base=values["base"] or None,
+        clock=values["clock"],
+        seed=_number("seed", values, int),
+        device=values["device"],
+    )
+    return eval_nodes(
+        task_suite=config.suite,
+        tasks=format_indices(config.tasks),
+        trials=format_indices(config.trials),
+        policy=config.policy,
+        mode=config.mode or DEFAULT_MODE,
+        alpha=config.alpha,
+        norm_key=config.norm_key,
+        base=config.base,
+        clock=config.clock,
+        device=config.device or "cpu",
+        seed=config.seed,
+        out=values["out"],
+        report=True,
+    )
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _number(name: str, values: Mapping[str, str], kind: type[Number]) -> Number:
+    try:
+        return kind(values[name])
+    except ValueError as error:
+        what = "a whole number" if kind is int else "a number"
+        raise ArgumentError(f"{name}: expected {what}, got '{values[name]}'") from error
 
 
 def record_node(*, robot: str, out: str, provenance: str) -> NodeSpec:
