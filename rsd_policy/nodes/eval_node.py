@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EXPERT, EvalConfig, parse_indices
@@ -183,6 +185,11 @@ def evaluate(node: EvalNode) -> int:
             complete = not recorder.pending()
         finally:
             if node.report:
+                # Who launched this sends further signals while others end; a report takes seconds, and is what is left.
+                # rclpy would put its handlers back as it shuts down.
+                uninstall_signal_handlers()
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
                 summary = write_outputs(recorder.store)
     if node.report:
         print_summary(summary, out)
