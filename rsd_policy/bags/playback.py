@@ -213,7 +213,7 @@ class Playback:
                 continue
             if kept is None:
                 continue
-            if aligner.restart(stamp):
+            if aligner.restart(name, stamp):
                 part, last = part + 1, None
             for moment in aligner.add(name, stamp, (name, record, kept), record.time):
                 if moment.stamp not in wanted if wanted else not self._due(moment.stamp, last):

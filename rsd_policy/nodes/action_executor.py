@@ -30,6 +30,10 @@ LOG_PERIOD_S = 1.0
 """A fault that repeats is logged once in so long."""
 
 
+OTHER_CLOCK_S = 10.0
+"""No inference takes so long; a chunk that is older has stamps of another clock."""
+
+
 class ActionExecutor(LifecycleNode):
     """Lifecycle: configure builds the state machine, activate starts commanding, deactivate stops and then holds."""
 
@@ -59,6 +63,8 @@ class ActionExecutor(LifecycleNode):
         self._answer: Action | None = None
         self._clipped = 0
         self._refused: str | None = None
+        self._untimely: str | None = None
+        self._last_stamp = 0
 
     # -- lifecycle
 
@@ -105,7 +111,8 @@ class ActionExecutor(LifecycleNode):
         assert self._chunks is not None
         command = self._chunks.hold()
         if command is not None:
-            self._publish(command, self._now())
+            # in lockstep the ticks are the clock
+            self._publish(command, self._now() if self._realtime else self._last_stamp)
         self._diagnostics.set("commands", STALE, "not active")
 
     def stop(self) -> None:
@@ -137,8 +144,23 @@ class ActionExecutor(LifecycleNode):
             self._diagnostics.set("commands", ERROR, self._refused)
             return
         self._refused = None
+        self._untimely = self._compare_clocks(msg) if self._realtime else None
         if self._waiting is not None:
             self._try_answer()
+
+    def _compare_clocks(self, msg: ActionChunk) -> str | None:
+        """What to say of a chunk no step of which can be due by this node's clock, or None."""
+        age = (self._now() - to_nanoseconds(msg.header.stamp)) * 1e-9
+        if -self._period <= age < self._period * min(self._execute_steps, msg.horizon):
+            return None
+        if 0.0 < age < OTHER_CLOCK_S:
+            why = "the policy is too slow for this control period"
+        else:
+            sim = self.get_parameter("use_sim_time").value
+            why = f"this node's clock is not that of the observations (use_sim_time is {sim})"
+        text = f"holding still: a chunk came {abs(age):.3f} s {'after' if age > 0 else 'before'} its observation: {why}"
+        self.get_logger().warning(text, throttle_duration_sec=10.0)
+        return text
 
     def _on_status(self, msg: EpisodeStatus) -> None:
         if not self._active:
@@ -198,6 +220,7 @@ class ActionExecutor(LifecycleNode):
         msg.header.frame_id = ACTION_FRAME
         msg.values = command.values
         self._publisher.publish(msg)
+        self._last_stamp = stamp
         self._report(command)
         return msg
 
@@ -206,6 +229,8 @@ class ActionExecutor(LifecycleNode):
         self._clipped += command is not None and command.clipped
         if self._refused is not None:
             self._diagnostics.set("commands", ERROR, self._refused, clipped=self._clipped)
+        elif self._untimely is not None and (command is None or command.hold):
+            self._diagnostics.set("commands", WARN, self._untimely, clipped=self._clipped)
         elif command is None:
             self._diagnostics.set("commands", OK, "active, no chunk yet")
         elif self._chunks.stale:

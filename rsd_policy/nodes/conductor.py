@@ -17,7 +17,7 @@ from rsd_msgs.srv import ResetEpisode
 from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EpisodeSpec
 from rsd_policy.evaluation.results import FAILURE, SUCCESS, ChunkRecord, EpisodeResult
-from rsd_policy.nodes.diagnostics import ERROR
+from rsd_policy.nodes.diagnostics import ERROR, STALE
 from rsd_policy.nodes.messages import chunk_from_msg, to_nanoseconds
 from rsd_policy.nodes.runtime import COMMANDS
 from rsd_policy.observation import ACTION_DIM
@@ -91,6 +91,7 @@ class Conductor:
         self._episode = 0
         self._progress = self._status_at = self._action_at = time.monotonic()
         self._faults: dict[str, tuple[float, str]] = {}
+        self._inactive: dict[str, str] = {}
         self._early: list[EpisodeStatus | ActionChunk] = []
         node.create_subscription(EpisodeStatus, "episode", self._on_status, COMMANDS)
         node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, COMMANDS)
@@ -215,6 +216,10 @@ class Conductor:
         for status in msg.status:
             if status.name.partition(":")[0] not in self._nodes:
                 continue
+            if status.level == STALE:
+                self._inactive[status.name.partition(":")[0]] = status.message
+            else:
+                self._inactive.pop(status.name.partition(":")[0], None)
             if status.level == ERROR:
                 since = self._faults.get(status.name, (now, ""))[0]
                 self._faults[status.name] = (since, status.message)
@@ -233,6 +238,12 @@ class Conductor:
                 raise EpisodeError(f"{name}: {message}")
         silent = self._silent(now)
         if silent is not None:
+            said = next((text for name, text in self._inactive.items() if name.endswith(silent)), None)
+            if said is not None:
+                raise SilentNodeError(
+                    f"{silent} was deactivated in the episode (it says '{said}' at step {status.step}); a run needs it "
+                    "active to its end: call again"
+                )
             reports = "".join(f"; it reports {m}" for name, (_, m) in self._faults.items() if name.startswith(silent))
             raise SilentNodeError(
                 f"{silent} is silent: nothing came from it for {self._patience():.0f} s at step {status.step}{reports} "

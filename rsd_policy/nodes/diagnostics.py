@@ -23,6 +23,8 @@ class Diagnostics:
         self._hardware_id = hardware_id
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # All nodes of a graph are told of in one clock, whichever of them run by simulation time.
+        self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)
         # a steady clock: with simulation time a paused simulation would look like a dead node
         node.create_timer(PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -48,5 +50,5 @@ class Diagnostics:
 
     def publish(self) -> None:
         array = DiagnosticArray(status=list(self._statuses.values()))
-        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.header.stamp = self._wall.now().to_msg()
         self._publisher.publish(array)

@@ -42,7 +42,7 @@ class InstructionGoal:
         Args:
             node: the node.
             may_start: returns why no goal can be accepted now, or None.
-            on_start: called when a goal was accepted; `instruction` is that of the goal.
+            on_start: called when a goal was accepted, before it is called executing; `instruction` is the goal's.
             on_end: called once a goal is over for whatever reason, in the thread that ended it and before anybody is
                 told: a cancel is answered when it has returned. `instruction` is None by then.
         """
@@ -128,8 +128,8 @@ class InstructionGoal:
         self._chunks = self._compared = self._accepted = 0
         with self._lock:
             self._goal, self._end, self._ending = goal, None, False
-        goal.execute()
         self._on_start()
+        goal.execute()
         timeout = float(goal.request.timeout_s)
         self._deadline = self._now() + timeout if timeout > 0.0 else None
         steady = Clock(clock_type=ClockType.STEADY_TIME)

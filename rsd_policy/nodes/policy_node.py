@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
 from rsd_msgs.msg import Action, EpisodeStatus
@@ -42,6 +43,7 @@ from rsd_policy.nodes.receiver import Receiver
 from rsd_policy.nodes.runtime import COMMANDS, LATCHED, LOCKSTEP_INPUT, run_node
 from rsd_policy.observation import ActionChunk, Observation
 from rsd_policy.robots.alignment import Moment, make_aligner
+from rsd_policy.robots.arrivals import Arrivals
 from rsd_policy.robots.composition import Composer
 from rsd_policy.robots.contract import DEFAULT_ROBOT, load_contract
 from rsd_policy.robots.state import stamp_of
@@ -52,6 +54,9 @@ CHECK_PERIOD_S = 0.5
 INPUT_TIMEOUT_S = 2.0
 """An observation that is incomplete for this long has lost an input: that is reported as an error."""
 
+
+LOG_PERIOD_S = 10.0
+"""A fault that repeats is logged once in so long; /diagnostics always tell the latest."""
 
 STATE_WARNING_S = 10.0
 """A state that is unlike the training's is logged at most this often."""
@@ -84,20 +89,25 @@ class PolicyNode(LifecycleNode):
         self._composer = Composer(self._contract)
         self._state_check = StateCheck(self._contract, None)
         self._sync = make_aligner(self._contract.inputs, self._contract.alignment)
+        topics = {name: self.resolve_topic_name(topic) for name, (topic, _) in self._contract.inputs.items()}
+        self._arrivals = Arrivals(topics, self._contract.alignment)
         self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
         self._worker: InferenceWorker | None = None
         # Guards what the threads share. Publishing happens under it too: when deactivate returns, no chunk can follow.
         self._lock = threading.RLock()
         self._active = False
         self._instructions = Instructions()
+        self._instruction_sent: int | None = None
         self._status: EpisodeStatus | None = None
         self._asked: EpisodeStatus | None = None
         self._submitted = -1
         self._answers: list[ActionChunkMsg] = []
         self._commands: deque[Action] = deque(maxlen=COMMANDS_KEPT)
         self._waiting_since: int | None = None
+        self._unasked_since: int | None = None
         self._inference_failed = False
         self._reported: float | None = None
+        self._logged: tuple[type | None, float] = None, 0.0
         # Counts activations and the beginnings and ends of goals: a chunk of an earlier activity is not published.
         self._activity = 0
         self._chunks = self._compared = self._accepted = self._skipped = 0
@@ -123,7 +133,16 @@ class PolicyNode(LifecycleNode):
         self._receiver.subscribe(EpisodeStatus, self._contract.action.episode, self._on_status, COMMANDS)
         if not self._lockstep:
             self._receiver.subscribe(Action, self._contract.action.commands, self._on_command, COMMANDS)
-        self.create_subscription(String, self._contract.instruction_topic, self._on_instruction, LATCHED)
+        # A latched subscription does not hear volatile publishers, as `ros2 topic pub` is, and a volatile one not what
+        # was latched before.
+        for durability in (LATCHED, COMMANDS):
+            self.create_subscription(
+                String,
+                self._contract.instruction_topic,
+                self._on_instruction,
+                durability,
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),  # each is deaf on purpose
+            )
 
     def close(self) -> None:
         """End the node's threads."""
@@ -182,9 +201,10 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._sync.clear()
+        self._arrivals.clear()
         with self._lock:
             self._active = True
-            self._status = self._asked = None
+            self._status = self._asked = self._unasked_since = None
             self._submitted = -1
             self._answers = []
             self._commands.clear()
@@ -243,8 +263,14 @@ class PolicyNode(LifecycleNode):
             self._worker.discard()
 
     def _running(self) -> EpisodeStatus | None:
+        """State of the episode that runs.
+
+        In real time one whose publisher is gone (a bag that has ended, a simulation that died) runs no more.
+        """
         status = self._status
-        return status if status is not None and status.state == EpisodeStatus.RUNNING else None
+        if status is None or status.state != EpisodeStatus.RUNNING:
+            return None
+        return status if self._lockstep or self.count_publishers(self._contract.action.episode) else None
 
     # -- inputs (receiver thread)
 
@@ -256,24 +282,37 @@ class PolicyNode(LifecycleNode):
     def _take_input(self, name: str, msg: Any) -> None:
         by_arrival = self._contract.alignment.stamps == "arrival"
         stamp = int(self.get_clock().now().nanoseconds) if by_arrival else stamp_of(msg)
-        if self._sync.restart(stamp):
+        if self._sync.restart(name, stamp):
             self.get_logger().warning(f"{name}: the time stamps went back to {stamp * 1e-9:.3f} s; starting anew")
             self._submitted = -1
             self._answers = []
             self._commands.clear()
+            self._arrivals.clear()
+        self._arrivals.add(name, stamp)
         kept = self._composer.take(name, msg)
         moments = [] if kept is None else self._sync.add(name, stamp, kept, self._now())
         if not moments:
             return
+        self._arrivals.complete(moments[-1].stamp)
         self._waiting_since = None if self._lockstep else self._now()
         if self._lockstep:
+            if self._status is None and self._unasked_since is None:
+                self._unasked_since = self._now()
             self._try_lockstep()
         elif moments[-1].stamp > self._submitted:
             self._submit(moments[-1])
 
-    def _on_instruction(self, msg: String) -> None:
+    def _on_instruction(self, msg: String, info: dict[str, Any]) -> None:
         with self._lock:
+            if info["source_timestamp"] == self._instruction_sent:
+                return  # the same message, through the other subscription
+            self._instruction_sent = info["source_timestamp"]
             self._instructions.topic = msg.data
+            followed = self._instructions.choose(self._goal.instruction, self._running())
+        if followed is not None and followed[1] != "topic" and not same(followed[0], msg.data):
+            self.get_logger().warning(
+                f"instruction '{msg.data}' is not followed while the {followed[1]} says '{followed[0]}'"
+            )
 
     def _on_status(self, msg: EpisodeStatus) -> None:
         with self._lock:
@@ -282,6 +321,7 @@ class PolicyNode(LifecycleNode):
 
     def _take_status(self, msg: EpisodeStatus) -> None:
         self._status = msg
+        self._unasked_since = None
         if msg.state == EpisodeStatus.SUCCESS and same(self._goal.instruction or "", msg.instruction):
             self._goal.end("succeeded", "the task reports success")
         elif msg.state == EpisodeStatus.SUCCESS:
@@ -376,30 +416,29 @@ class PolicyNode(LifecycleNode):
         self._fail(InferenceError(f"expected a chunk within {limit}, none came; {self._device} hangs or is too slow"))
 
     def _check_inputs(self) -> None:
-        """Report an observation that does not become complete, or in real time does not come at all."""
+        """Report an observation that does not become complete or is not asked for, or in real time does not come."""
+        if self._unasked_since is not None and self._now() - self._unasked_since > INPUT_TIMEOUT_S * 1e9:
+            text = (
+                "observations come, but none is answered: with clock 'lockstep' an EpisodeStatus must ask for it, and "
+                f"none came on {self.resolve_topic_name(self._contract.action.episode)}; a robot or a bag without "
+                "episodes needs clock 'realtime'"
+            )
+            self.get_logger().warning(text, throttle_duration_sec=LOG_PERIOD_S)
+            self._diagnostics.set("inference", WARN, text, mode=self._mode)
         since = self._waiting_since
         if since is None or self._now() - since < INPUT_TIMEOUT_S * 1e9:
             return
         self._waiting_since = self._now()
         if self._lockstep or self._shown_to():
-            self._fail(self._missing_inputs())
+            asked = self._asked
+            stamp = None if asked is None else to_nanoseconds(asked.header.stamp)
+            self._fail(ObservationError(self._arrivals.explain(stamp)))
 
     def _shown_to(self) -> bool:
         """Real time: somebody shows observations. A simulation does not, between two episodes and before the first."""
         if self._status is None:
             return self.count_publishers("episode") == 0
         return bool(self._status.state == EpisodeStatus.RUNNING)
-
-    def _missing_inputs(self) -> ObservationError:
-        asked = self._asked
-        stamp = to_nanoseconds(asked.header.stamp) if asked is not None else self._sync.newest()
-        # nothing is missing of the newest moment: then nothing came after it
-        missing = self._sync.missing(stamp) or self._sync.inputs
-        topics = ", ".join(self._contract.inputs[name][0] for name in missing)
-        return ObservationError(
-            f"observation after {stamp * 1e-9:.3f} s: expected {', '.join(self._sync.inputs)} with equal stamps, "
-            f"{topics} did not come; check that the topic is published"
-        )
 
     def _now(self) -> int:
         nanoseconds: int = self._steady.now().nanoseconds
@@ -424,6 +463,7 @@ class PolicyNode(LifecycleNode):
             if to_nanoseconds(request.stamp) == self._submitted:
                 self._answers.append(msg)
         self._inference_failed = False
+        self._logged = None, 0.0
         if msg.verified and not msg.audited:
             self._count(chunk)
         return True
@@ -454,7 +494,10 @@ class PolicyNode(LifecycleNode):
         self._fail(error)
 
     def _fail(self, error: RSDError) -> None:
-        self.get_logger().error(f"{type(error).__name__}: {error}")
+        kind, now = type(error), time.monotonic()
+        if kind is not self._logged[0] or now - self._logged[1] > LOG_PERIOD_S:
+            self._logged = kind, now
+            self.get_logger().error(f"{kind.__name__}: {error}")
         self._diagnostics.set("inference", ERROR, f"{type(error).__name__}: {error}", mode=self._mode)
         self._goal.end("aborted", str(error))
 

@@ -12,8 +12,9 @@ from rsd_policy.robots.contract import Alignment
 HISTORY = 16
 """Moments kept. Inputs of one robot arrive within a few control periods of each other."""
 
-JUMP_BACK_NS = 1_000_000_000
-"""A stamp that is older than the newest one by more than this did not come late: time itself went back."""
+JUMP_BACK_NS = 100_000_000
+"""A stamp that is older than the newest one of the same input by more than this says that time itself went back: the
+messages of one topic come in order, those of two publishers of it (arm and gripper on joint_states) nearly."""
 
 MARGIN_NS = 500_000_000
 """How much longer than tolerance and wait messages are kept, and how late a topic may be."""
@@ -52,14 +53,8 @@ class Aligner(Protocol):
     def moment(self, stamp: int, now: int | None = None) -> Moment | None:
         """The complete moment of a stamp, or None."""
 
-    def missing(self, stamp: int) -> list[str]:
-        """Inputs that have not come for a stamp."""
-
-    def newest(self) -> int:
-        """The newest stamp of the moments kept; 0 before there is any."""
-
-    def restart(self, stamp: int) -> bool:
-        """Forget everything, if a stamp says that time went back (a bag that loops, a restarted simulator)."""
+    def restart(self, name: str, stamp: int) -> bool:
+        """Forget everything, if a stamp of an input says that time went back (a bag that loops, a new simulator)."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -71,8 +66,10 @@ class Exact:
     def __init__(self, inputs: Iterable[str]) -> None:
         self.inputs = tuple(inputs)
         self._moments: dict[int, dict[str, Any]] = {}
+        self._latest: dict[str, int] = {}
 
     def add(self, name: str, stamp: int, message: Any, now: int = 0) -> list[Moment]:
+        self._latest[name] = max(stamp, self._latest.get(name, stamp))
         moment = self._moments.setdefault(stamp, {})
         known = name in moment
         moment[name] = message
@@ -86,22 +83,16 @@ class Exact:
         found = self._moments.get(stamp, {})
         return Moment(stamp, found, tuple(found.values())) if len(found) == len(self.inputs) else None
 
-    def missing(self, stamp: int) -> list[str]:
-        found = self._moments.get(stamp, {})
-        return [name for name in self.inputs if name not in found]
-
-    def newest(self) -> int:
-        return max(self._moments, default=0)
-
-    def restart(self, stamp: int) -> bool:
+    def restart(self, name: str, stamp: int) -> bool:
         # without this the moments kept would all be newer than whatever comes, and none would become complete again
-        back = stamp < self.newest() - JUMP_BACK_NS
+        back = stamp < self._latest.get(name, stamp) - JUMP_BACK_NS
         if back:
             self.clear()
         return back
 
     def clear(self) -> None:
         self._moments.clear()
+        self._latest.clear()
 
 
 @dataclass
@@ -162,10 +153,11 @@ class Nearest:
         self._decided: deque[Moment] = deque(maxlen=HISTORY)
         self._newest = 0
         self._order = 0
-        self._failed: dict[int, list[str]] = {}
+        self._latest: dict[str, int] = {}
 
     def add(self, name: str, stamp: int, message: Any, now: int) -> list[Moment]:
         self._order += 1
+        self._latest[name] = max(stamp, self._latest.get(name, stamp))
         if name == self._reference:
             known = any(p.stamp == stamp for p in self._pending) or any(m.stamp == stamp for m in self._decided)
             if not known:
@@ -196,16 +188,15 @@ class Nearest:
     def _moment(self, pending: _Pending, around: dict[str, list[tuple[int, int, Any]]]) -> Moment | None:
         messages = {self._reference: pending.message}
         neighbours: list[tuple[int, Any]] = [(0, pending.message)]
-        missing = []
+        missing = False
         for name, entries in around.items():
             neighbours += [(order, message) for _, order, message in entries]
             nearest = min(entries, key=lambda entry: abs(entry[0] - pending.stamp), default=None)
             if nearest is None or abs(nearest[0] - pending.stamp) > self._tolerance:
-                missing.append(name)
+                missing = True
             else:
                 messages[name] = nearest[2]
         if missing:
-            self._failed = {pending.stamp: missing}
             return None
         ordered = {name: messages[name] for name in self.inputs}
         return Moment(pending.stamp, ordered, tuple(message for _, message in sorted(neighbours, key=lambda n: n[0])))
@@ -215,23 +206,8 @@ class Nearest:
             self._decide(now)
         return next((moment for moment in self._decided if moment.stamp == stamp), None)
 
-    def missing(self, stamp: int) -> list[str]:
-        if stamp in self._failed:
-            return self._failed[stamp]
-        if not any(pending.stamp == stamp for pending in self._pending):
-            return [] if self.moment(stamp) else [self._reference]
-        near = self._tolerance
-        return [
-            name
-            for name, track in self._tracks.items()
-            if not any(abs(entry[0] - stamp) <= near for entry in track.around(stamp))
-        ]
-
-    def newest(self) -> int:
-        return self._newest
-
-    def restart(self, stamp: int) -> bool:
-        back = stamp < self._newest - JUMP_BACK_NS - self._tolerance - self._wait
+    def restart(self, name: str, stamp: int) -> bool:
+        back = stamp < self._latest.get(name, stamp) - JUMP_BACK_NS
         if back:
             self.clear()
         return back

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from action_msgs.msg import GoalStatus, GoalStatusArray
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, qos_profile_action_status_default
 
 from rsd_policy.graph.supervisor import GraphProcess
 from rsd_policy.nodes.runtime import COMMANDS
@@ -33,6 +34,7 @@ class Probe:
         self.executor = SingleThreadedExecutor(context=self._context)
         self.executor.add_node(self.node)
         self.processes: list[GraphProcess] = []
+        self._statuses: dict[str, list[Any]] = {}
         self.diagnostics: dict[str, DiagnosticStatus] = {}
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
 
@@ -63,6 +65,22 @@ class Probe:
     def transition(self, node: str, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
         return bool(self.call(ChangeState, f"{node}/change_state", request).success)
+
+    def wait_executing(self, action: str, goal: Any) -> None:
+        """Wait until a goal has been called executing (the client's own handle can miss the first status)."""
+        if action not in self._statuses:
+            topic, qos = f"{action}/_action/status", qos_profile_action_status_default
+            self._statuses[action] = self.record(GoalStatusArray, topic, qos)
+        wanted = bytes(goal.goal_id.uuid)
+
+        def executing() -> bool:
+            known = (status for array in self._statuses[action] for status in array.status_list)
+            return any(
+                bytes(status.goal_info.goal_id.uuid) == wanted and status.status >= GoalStatus.STATUS_EXECUTING
+                for status in known
+            )
+
+        self.spin_until(executing, 20, "the goal in execution")
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Spin until the condition holds, or fail saying what did not come."""

@@ -175,6 +175,7 @@ def test_the_safety_command_goes_out_last(graph):
     assert graph.probe.transition("action_executor", DEACTIVATE)
     graph.expect(2)
     assert list(graph.actions[1].values) == [0, 0, 0, 0, 0, 0, 0.75], "zero motion, the gripper as it was"
+    assert graph.actions[1].header.stamp == graph.actions[0].header.stamp, "simulation time, as all of them"
     graph.tick(1)
     graph.chunk(0, ramp())
     graph.probe.spin_for(0.3)

@@ -151,3 +151,11 @@ def test_a_run_does_not_record_what_another_policy_or_mode_did(probe, simulation
     assert len(conduct(probe, 20.0, ("gated", "ab12")).chunks) == 10
     with pytest.raises(OtherPolicyError, match=f"expected mode '{mode}' of policy {policy_sha256}, got mode 'gated'"):
         conduct(probe, 20.0, (mode, policy_sha256))
+
+
+def test_a_node_that_was_deactivated_is_called_so(probe, simulation, monkeypatch):
+    """It was said to be silent, as one that hangs is."""
+    monkeypatch.setattr(simulation, "level", DiagnosticStatus.STALE)
+    monkeypatch.setattr(simulation, "chunk_every", 0)
+    with pytest.raises(SilentNodeError, match="policy_node was deactivated in the episode"):
+        conduct(probe, 2.0)

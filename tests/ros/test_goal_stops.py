@@ -100,7 +100,7 @@ def robot(probe, start, untrained):
 def test_a_cancelled_goal_moves_nothing_any_more(robot):
     """The node went on by the topic's or the episode's instruction, and the executor by the chunk that it had."""
     goal = robot.send()
-    robot.probe.spin_until(lambda: goal.status == GoalStatus.STATUS_EXECUTING, 10, "the goal in execution")
+    robot.probe.wait_executing("execute_instruction", goal)
     cancel = goal.cancel_goal_async()
     robot.probe.spin_until(cancel.done, 20, "an answer to the cancel")
     robot.assert_nothing_moves()
@@ -111,6 +111,16 @@ def test_a_goal_out_of_time_moves_nothing_any_more(robot):
     goal = robot.send(timeout_s=1.5)
     assert robot.result(goal).status == GoalStatus.STATUS_ABORTED
     robot.assert_nothing_moves()
+
+
+def test_chunks_with_stamps_of_another_clock_are_called_so(robot):
+    """In front of a bag the executor only said that there was no chunk."""
+    chunk = ActionChunkMsg(episode=1, horizon=8, dof=7, actions=[0.5] * 56, verified=True)
+    chunk.header.stamp.sec = 7
+    robot.probe.publisher(ActionChunkMsg, "action_chunk").publish(chunk)
+    diagnostics = robot.probe.diagnostics
+    text = "this node's clock is not that of the observations (use_sim_time is False)"
+    robot.probe.spin_until(lambda: text in diagnostics["action_executor: commands"].message, 10, "the reason")
 
 
 def test_a_new_instruction_moves_the_arm_again(robot):

@@ -51,7 +51,7 @@ class Robot:
         self.instructions = probe.publisher(String, "instruction", LATCHED)
         probe.spin_until(lambda: probe.node.count_publishers("action_chunk") == 1, 30, "the node's topic")
 
-    def show(self, *, wrist=True, encoding="rgb8", x=0.5):
+    def show(self, *, wrist=True, encoding="rgb8", x=0.5, wrist_late_ns=0):
         """One moment; returns its stamp and the proprioceptive state."""
         stamp = to_stamp(next(self.clock))
         pose = PoseStamped()
@@ -63,6 +63,7 @@ class Robot:
         for i, camera in enumerate(self.cameras[: 2 if wrist else 1]):
             msg = image_to_msg(FRAMES[i], stamp, "")
             msg.encoding = encoding
+            msg.header.stamp = to_stamp(to_nanoseconds(stamp) + i * wrist_late_ns)
             camera.publish(msg)
         self.poses.publish(pose)
         self.joints.publish(joints)
@@ -140,10 +141,33 @@ def test_a_camera_that_stops_is_named_and_no_chunk_comes(robot):
     robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
 
 
+def test_stamps_a_millisecond_apart_are_called_so(robot):
+    """No chunk came, and the inputs were said not to have come."""
+    for _ in range(3):
+        robot.show(wrist_late_ns=1_000_000)
+    robot.wait_diagnostics(DiagnosticStatus.ERROR, "/wrist/image_raw came 1.000 ms later")
+    robot.wait_final(robot.show()[0])
+
+
+def test_an_instruction_of_a_volatile_publisher_is_followed(robot, untrained):
+    """`ros2 topic pub --once /instruction ...` waited for ever: its default is volatile, the subscription was not."""
+    publisher = robot.probe.publisher(String, "instruction")
+    publisher.publish(String(data="up up up the plate"))
+    robot.probe.spin_for(0.3)
+    stamp, proprio = robot.show()
+    received = robot.wait_final(stamp)[-1]
+    engine = RSDInferenceEngine(load_policy(untrained), mode="speculative")
+    images = {"agentview": FRAMES[0], "wrist": FRAMES[1]}
+    expected = engine.infer(Observation(images=images, proprio=proprio, instruction="up up up the plate"))
+    assert chunk_from_msg(received).actions.tobytes() == expected.actions.tobytes()
+    robot.probe.node.destroy_publisher(publisher)
+    robot.follow()
+
+
 def test_when_all_inputs_stop_that_is_an_error_too(robot):
     robot.wait_final(robot.show()[0])
     robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
-    everything = "agentview/image_raw, wrist/image_raw, eef_pose, joint_states did not come"
+    everything = "/agentview/image_raw, /wrist/image_raw, /eef_pose, /joint_states did not come"
     robot.wait_diagnostics(DiagnosticStatus.ERROR, everything)
     robot.wait_final(robot.show()[0])
     robot.wait_diagnostics(DiagnosticStatus.OK, "inferring")
@@ -191,7 +215,10 @@ def send(robot, client, instruction, timeout_s=0.0, feedback=None):
         feedback_callback=None if feedback is None else lambda msg: feedback.append(msg.feedback),
     )
     robot.probe.spin_until(future.done, 20, "an answer to the goal")
-    return future.result()
+    goal = future.result()
+    if goal.accepted:
+        robot.probe.wait_executing("execute_instruction", goal)
+    return goal
 
 
 def finish(robot, goal):
@@ -319,3 +346,18 @@ def test_the_gate_keeps_the_alpha_of_the_parameter_or_the_node_says_which_it_can
         "the reason in diagnostics",
     )
     assert "alpha = 0.04" in probe.diagnostics["not_kept: inference"].message
+
+
+def test_a_lockstep_node_that_nobody_asks_says_so(robot, start, untrained):
+    """In front of a bag without episodes: no chunk, no word, diagnostics OK."""
+    start("rsd_policy.nodes.policy_node", "lockstep_node", policy=str(untrained))
+    for transition in (CONFIGURE, ACTIVATE):
+        assert robot.probe.transition("lockstep_node", transition)
+    diagnostics = robot.probe.diagnostics
+    for _ in range(30):
+        robot.show()
+        robot.probe.spin_for(0.2)
+        found = diagnostics.get("lockstep_node: inference")
+        if found is not None and found.level == DiagnosticStatus.WARN:
+            break
+    assert "needs clock 'realtime'" in found.message
