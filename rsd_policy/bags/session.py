@@ -16,10 +16,11 @@ from rsd_policy.bags.replay import Answerer, EngineAnswerer, expectation, make_p
 from rsd_policy.bags.results import HTML, JSON, JUNIT, summarise, write_junit
 from rsd_policy.bags.table import print_replay
 from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256
-from rsd_policy.errors import BagError
+from rsd_policy.errors import ArgumentError, BagError
 from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
 from rsd_policy.robots.contract import Contract, load_contract
-from rsd_policy.settings import DEFAULT_MODE
+from rsd_policy.robots.images import is_video
+from rsd_policy.settings import DEFAULT_MODE, MODES
 
 
 def replay_in_process(arguments: argparse.Namespace) -> int:
@@ -76,14 +77,35 @@ def run_session(
     return OUTSIDE_TOLERANCE if summary["within_tolerance"] is False else DONE
 
 
+def _check_wire(bag: Bag, contract: Contract) -> None:
+    """Refuse what cannot be shown to a node byte for byte, and one observation at a time.
+
+    Raises:
+        ArgumentError: says why, and that --no-ros can.
+    """
+    video = [camera.topic for camera in contract.cameras if is_video(camera.type)]
+    reason = None
+    if bag.ros1:
+        reason = "a bag of ROS 1 is not what ROS 2 has on the wire"
+    elif video:
+        reason = f"an image of {', '.join(video)} needs all the images before it"
+    elif contract.alignment.stamps == "arrival":
+        reason = "times of arrival cannot be repeated"
+    if reason is not None:
+        raise ArgumentError(f"{bag.path}: {reason}; replay it with --no-ros")
+
+
 def recorded_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """What answers: as asked for, or as it was when the bag was recorded.
 
     Raises:
         CheckpointError: the checkpoint is not there.
+        ArgumentError: what is in the bag cannot be shown to a node, and it is not replayed in process.
     """
     contract = load_contract(arguments.robot)
     with Bag(arguments.bag) as bag:
+        if not arguments.no_ros:
+            _check_wire(bag, contract)
         recorded = read_recorded(bag, contract, arguments.namespace)
     then = _then(recorded)
     mode = arguments.mode or then.get("mode") or DEFAULT_MODE
@@ -106,7 +128,8 @@ def _then(recorded: Recorded) -> dict[str, Any]:
     modes = {chunk.mode for chunk in recorded.chunks.values()}
     if len(modes) == 1:
         then["mode"] = modes.pop()
-    return then
+    # the scripted expert has no mode, and no observation can be shown to it
+    return then if then.get("mode") in MODES else {}
 
 
 def _digest(policy: str) -> str | None:

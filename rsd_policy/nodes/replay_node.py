@@ -22,7 +22,7 @@ from rsd_msgs.msg import EpisodeStatus
 
 from rsd_policy.bags.playback import Shown
 from rsd_policy.bags.session import run_session
-from rsd_policy.errors import ArgumentError, InferenceError
+from rsd_policy.errors import InferenceError
 from rsd_policy.exit_status import INTERRUPTED
 from rsd_policy.faults import debugging, report
 from rsd_policy.nodes.conductor import Conductor
@@ -48,16 +48,9 @@ class NodeAnswerer:
         node: to speak through.
         conductor: spins the node, and knows what the nodes report as errors.
         contract: of the robot.
-
-    Raises:
-        ArgumentError: the contract orders messages by arrival, which no replay can repeat over ROS.
     """
 
     def __init__(self, node: Node, conductor: Conductor, contract: Contract) -> None:
-        if contract.alignment.stamps == "arrival":
-            raise ArgumentError(
-                f"robot '{contract.robot}': alignment by arrival cannot be repeated over ROS; replay it with --no-ros"
-            )
         self._conductor = conductor
         self._publishers = {
             name: node.create_publisher(message_class(kind), topic, LOCKSTEP_INPUT)

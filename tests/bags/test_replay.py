@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rsd_policy.commands.replay import main
 from rsd_policy.errors import ArgumentError, BagError
 from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
 from rsd_policy.robots.contract import load_contract
-from tests.bags.synthetic import PERIOD, START, Row, chunk_row, header, make, recorded, robot
+from tests.bags.synthetic import PERIOD, START, Row, chunk_row, header, make, recorded, robot, ros1
 
 
 def content(out):
@@ -129,6 +130,23 @@ def test_what_a_bag_is_compared_with_has_to_be_there(answered, policy, replay, t
     for against, reason in {"recorded": "no chunks", "commands": "no commands", "nonsense": "expected"}.items():
         with pytest.raises(ArgumentError, match=reason):
             replay(bag, "--policy", policy, "--against", against)
+
+
+def test_what_a_node_cannot_be_shown_is_refused_before_one_is_started(tmp_path):
+    contract = tmp_path / "video.yaml"
+    camera = "{topic: hand, type: foxglove_msgs/msg/CompressedVideo}"
+    text = load_contract().text.replace("{topic: wrist/image_raw}", camera)
+    contract.write_text(text)
+    with pytest.raises(ArgumentError, match="ROS 1 is not what ROS 2 has on the wire; replay it with --no-ros"):
+        main([str(ros1(tmp_path / "one", robot(1)))])
+    with pytest.raises(ArgumentError, match="an image of hand needs all the images before it; replay it with --no-ros"):
+        main([str(recorded(tmp_path / "two", robot(1))), "--robot", str(contract)])
+
+
+def test_what_the_scripted_expert_did_is_answered_by_a_policy(policy, replay, tmp_path):
+    rows = [*robot(2), chunk_row(START, np.zeros((1, 7), np.float32), mode="expert")]
+    _, out = replay(recorded(tmp_path / "bag", rows), "--policy", policy)
+    assert content(out)["mode"] == "speculative" and content(out)["compared"] == 1
 
 
 def test_an_operators_velocity_commands_are_compared_in_the_units_of_actions(policy, replay, tmp_path):
