@@ -170,6 +170,7 @@ class PolicyNode(LifecycleNode):
         )
         try:
             worker.ready.result()
+            self._policy_sha256 = policy_digest(self._policy, self._base)
         except RSDError as error:
             self.get_logger().error(f"policy '{self._policy}' cannot be used: {error}")
             self._diagnostics.set("inference", ERROR, str(error))
@@ -187,7 +188,6 @@ class PolicyNode(LifecycleNode):
     def _make_engine(self) -> Engine:
         from rsd_policy import RSDInferenceEngine, load_policy  # imports torch
 
-        self._policy_sha256 = policy_digest(self._policy, self._base)
         policy = load_policy(self._policy, self._device, norm_key=self._norm_key, base=self._base)
         self._state_check = StateCheck(self._contract, policy.state_statistics())
         engine: Engine = RSDInferenceEngine(
