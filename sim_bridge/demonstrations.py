@@ -105,30 +105,21 @@ def demonstration_path(directory: Path, suite: str, task: int, seed: int) -> Pat
     return directory / suite / f"task{task:02d}-seed{seed:08d}{SUFFIX}"
 
 
-def write_demonstration(directory: Path, demonstration: Demonstration, trace: SimulatorTrace) -> Path:
-    """Write an episode; a reader sees all of it or nothing."""
+def write_demonstration(directory: Path, demonstration: Demonstration, trace: SimulatorTrace | None = None) -> Path:
+    """Write an episode; a reader sees all of it or nothing. A real robot's has no trace."""
     path = demonstration_path(directory, demonstration.suite, demonstration.task, demonstration.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         data = file.create_group("data")
-        data.attrs.update(_attributes(demonstration, trace))
+        data.attrs.update(_attributes(demonstration) | ({} if trace is None else _simulated(demonstration, trace)))
         _write_episode(data.create_group("demo_0"), demonstration, trace)
     return path
 
 
-def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
-    bddl = f"{d.suite}/{trace.name}.bddl"
-    problem = {"problem_name": trace.problem, "domain_name": "robosuite", "language_instruction": d.instruction}
-    size = d.images.shape[2]
-    arguments = {"camera_heights": size, "camera_widths": size, "control_freq": 20, "robots": ["Panda"]}
-    environment = {"type": 1, "env_name": trace.problem, "problem_name": trace.problem, "bddl_file": bddl}
+def _attributes(d: Demonstration) -> dict[str, Any]:
     return {
-        "env_name": trace.problem,
-        "problem_info": json.dumps(problem),
+        "problem_info": json.dumps({"language_instruction": d.instruction}),
         "macros_image_convention": "opengl",
-        "bddl_file_name": bddl,
-        "bddl_file_content": trace.definition,
-        "env_args": json.dumps({**environment, "env_kwargs": arguments}),
         "num_demos": 1,
         "total": len(d.actions),
         "suite": d.suite,
@@ -138,23 +129,40 @@ def _attributes(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
     }
 
 
-def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace) -> None:
+def _simulated(d: Demonstration, trace: SimulatorTrace) -> dict[str, Any]:
+    bddl = f"{d.suite}/{trace.name}.bddl"
+    problem = {"problem_name": trace.problem, "domain_name": "robosuite", "language_instruction": d.instruction}
+    size = d.images.shape[2]
+    arguments = {"camera_heights": size, "camera_widths": size, "control_freq": 20, "robots": ["Panda"]}
+    environment = {"type": 1, "env_name": trace.problem, "problem_name": trace.problem, "bddl_file": bddl}
+    return {
+        "env_name": trace.problem,
+        "problem_info": json.dumps(problem),
+        "bddl_file_name": bddl,
+        "bddl_file_content": trace.definition,
+        "env_args": json.dumps({**environment, "env_kwargs": arguments}),
+    }
+
+
+def _write_episode(group: Any, d: Demonstration, trace: SimulatorTrace | None) -> None:
     position, axis_angle, gripper = np.split(d.proprio, [3, 6], axis=1)
     last = np.zeros(len(d.actions), dtype=np.uint8)
     last[-1] = 1
     group.attrs["num_samples"] = len(d.actions)
-    group.attrs["init_state"] = trace.states[0]
     group["actions"], group["expert_actions"], group["frame_steps"] = d.executed, d.actions, d.frame_steps
     if d.pose is not None:
         group["pose"] = d.pose
-    group["states"], group["rewards"], group["dones"] = trace.states, last, last
-    group["robot_states"] = np.concatenate([gripper, position, trace.quaternions], axis=1)
+    group["rewards"], group["dones"] = last, last
     observations = group.create_group("obs")
     for index, name in enumerate(IMAGE_NAMES):
         observations[name] = d.images[:, index, ::-1, ::-1]
     observations["ee_pos"], observations["ee_ori"], observations["gripper_states"] = position, axis_angle, gripper
     observations["ee_states"] = d.proprio[:, :6]
-    observations["joint_states"] = trace.joints
+    if trace is not None:
+        group.attrs["init_state"] = trace.states[0]
+        group["states"] = trace.states
+        group["robot_states"] = np.concatenate([gripper, position, trace.quaternions], axis=1)
+        observations["joint_states"] = trace.joints
 
 
 def read_demonstrations(

@@ -34,6 +34,7 @@ ACTION = "rsd_msgs/msg/Action"
 TWIST = "geometry_msgs/msg/TwistStamped"
 EPISODE = "rsd_msgs/msg/EpisodeStatus"
 
+GRIPPER_SIGNS = {"positive closes": 1.0, "positive opens": -1.0}
 STATE_CHECKS = ("refuse", "warn", "off")
 AS_PUBLISHED = (0.0, 0.0, 0.0, 0.0)
 """`toward` of a quaternion whose sign is kept."""
@@ -116,6 +117,7 @@ class ActionMeaning:
     Attributes:
         frame: axes of translation and rotation.
         translation_m, rotation_rad: movement of one control step per action unit.
+        gripper_sign: 1 when recorded commands close the gripper with positive values, as LIBERO's do; else -1.
         period_s: control step.
         chunks, commands, episode: topics on which the graph's answers are recorded.
         commands_type: rsd_msgs/Action, or geometry_msgs/TwistStamped (m/s, rad/s) as teleoperation and servo send it.
@@ -125,6 +127,7 @@ class ActionMeaning:
     frame: str
     translation_m: float
     rotation_rad: float
+    gripper_sign: float = 1.0
     period_s: float = 0.05
     chunks: str = "action_chunk"
     commands: str = "action"
@@ -300,6 +303,7 @@ def _action(root: Section) -> ActionMeaning:
         translation_m=section.number("translation", low=1e-6, high=1.0, unit="m"),
         rotation_rad=section.number("rotation", low=1e-6, high=math.pi, unit="rad"),
         chunks=section.text("chunks", "action_chunk"),
+        gripper_sign=GRIPPER_SIGNS[section.text("gripper", "positive closes", choices=tuple(GRIPPER_SIGNS))],
         period_s=section.number("period", 0.05, low=1e-3, high=1.0, unit="s"),
         commands=section.text("commands", "action"),
         commands_type=section.text("commands_type", ACTION, choices=(ACTION, TWIST)),
