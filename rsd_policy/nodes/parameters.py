@@ -75,6 +75,9 @@ def declare_policy_options(node: Node) -> tuple[float | None, str | None, str | 
     return alpha or None, norm_key or None, base or None
 
 
+_FOR_ONE_NODE = re.compile(r"([^:=]+):[^:=]+:=")
+"""A parameter rule NODE:NAME:=VALUE."""
+
 NodeT = TypeVar("NodeT", bound=Node)
 
 
@@ -97,14 +100,19 @@ def make_node(make: Callable[[], NodeT], args: Sequence[str] | None) -> NodeT:
 
 
 def _refuse_unheard_parameters(node: Node, args: Sequence[str] | None) -> None:
-    """Refuse parameter files that mean this node and miss its namespace: ROS drops such entries in silence.
+    """Refuse parameters that mean this node and miss its namespace: ROS drops them in silence.
 
     Raises:
-        ArgumentError: names the entry, the file, and how to write it.
+        ArgumentError: names the entry, the file or argument, and how to write it.
     """
     given = list(sys.argv[1:] if args is None else args)
     full = node.get_fully_qualified_name()
     for option, path in pairwise(given):
+        rule = _FOR_ONE_NODE.match(path) if option in ("-p", "--param") else None
+        if rule is not None and unheard({rule[1]: {"ros__parameters": {}}}, full, node.get_name()):
+            raise ArgumentError(
+                f"{option} {path}: does not reach the node {full}; leave out '{rule[1]}:', or give a --params-file"
+            )
         if option != "--params-file":
             continue
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -67,6 +67,13 @@ def test_parameters_that_miss_the_node_s_namespace_are_refused_by_name(domain, t
     assert "'/**/action_executor:'" in printed and "Traceback" not in printed
 
 
+def test_a_parameter_for_a_node_name_that_misses_the_namespace_is_refused(domain):
+    """-p NODE:NAME:=VALUE means the node of the root namespace only, and was dropped in silence elsewhere."""
+    status, printed = ended(start(domain, EXECUTOR, "-r", "__ns:=/robot1", "-p", "action_executor:period:=0.1"))
+    assert status == WRONG_ARGUMENTS
+    assert "-p action_executor:period:=0.1: does not reach the node /robot1/action_executor" in printed
+
+
 def test_the_configuration_of_the_evaluation_reaches_nodes_in_a_namespace(probe, domain, tmp_path):
     """config/eval.yaml, with a period that is not the default: it was ignored in a namespace."""
     file = tmp_path / "eval.yaml"

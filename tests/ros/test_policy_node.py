@@ -277,6 +277,7 @@ def test_a_goal_succeeds_when_the_simulated_task_does(robot):
     statuses.publish(EpisodeStatus(episode=1, state=EpisodeStatus.SUCCESS, instruction=INSTRUCTION))
     result = finish(robot, goal)
     assert (result.status, result.result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    robot.probe.node.destroy_publisher(statuses)
 
 
 def test_a_goal_does_not_succeed_by_an_episode_with_another_task(robot):
@@ -289,6 +290,19 @@ def test_a_goal_does_not_succeed_by_an_episode_with_another_task(robot):
     result = finish(robot, goal)
     assert (result.status, result.result.success) == (GoalStatus.STATUS_ABORTED, False)
     assert INSTRUCTION in result.result.message
+    robot.probe.node.destroy_publisher(statuses)
+
+
+def test_an_episode_whose_publisher_is_gone_is_followed_no_more(robot):
+    """A bag that ended in an episode, or a simulation that died, kept /instruction from being heard for good."""
+    statuses = robot.probe.publisher(EpisodeStatus, "episode")
+    statuses.publish(EpisodeStatus(episode=3, state=EpisodeStatus.RUNNING, instruction="close the drawer"))
+    robot.probe.spin_for(0.3)
+    robot.instructions.publish(String(data=INSTRUCTION))
+    assert robot.wait_final(robot.show()[0])[-1].episode == 3
+    robot.probe.node.destroy_publisher(statuses)
+    robot.probe.spin_for(0.5)
+    assert robot.wait_final(robot.show()[0])[-1].episode == 0, "outside of an episode, by the topic's instruction"
 
 
 @pytest.mark.parametrize(("instruction", "timeout_s"), [("", 0.0), ("  ", 0.0), ("x" * 1001, 0.0), (INSTRUCTION, -1.0)])
