@@ -29,6 +29,7 @@ from rsd_policy.nodes.parameters import declare_bool, declare_choice, declare_se
 from rsd_policy.nodes.runtime import COMMANDS, run_node
 from rsd_policy.observation import ACTION_DIM, GRIPPER
 from rsd_policy.settings import CLOCKS, IMAGE_SIZE
+from sim_bridge.crew import CurrentEnv
 from sim_bridge.libero_assets import load_init_states, task_spec
 from sim_bridge.libero_env import LiberoEnv
 from sim_bridge.nodes.robot_topics import RobotTopics
@@ -76,6 +77,7 @@ class BridgeNode(Node):
         self._status_publisher = self.create_publisher(EpisodeStatus, "episode", COMMANDS)
         self._diagnostics = Diagnostics(self, "libero")
         self._diagnostics.set("episode", OK, "no episode yet")
+        self._current = CurrentEnv(self._create)
         self._env: LiberoEnv | None = None
         self._status = EpisodeStatus()
         self._ticks = 0
@@ -149,8 +151,7 @@ class BridgeNode(Node):
                 self.fatal_error = error
                 self._dead.trigger()
         finally:
-            if self._env is not None:
-                self._env.close()
+            self._current.close()
 
     def _next_job(self) -> bool:
         """Do one thing; False when the node closes."""
@@ -223,16 +224,15 @@ class BridgeNode(Node):
         if not 0 <= request.seed < 2**32:
             raise SimulationError(f"seed: expected an integer 0..2^32-1, got {request.seed}")
 
+    def _create(self, suite: str, task: int) -> LiberoEnv:
+        self._diagnostics.set("episode", OK, f"creating {suite} task {task}")
+        env = LiberoEnv(suite, task, image_size=self._image_size, render=self._render != "never")
+        self._topics.use(env)
+        return env
+
     def _begin(self, request: ResetEpisode.Request) -> None:
-        env = self._env
-        if env is None or (env.suite, env.task) != (request.suite, request.task):
-            self._diagnostics.set("episode", OK, f"creating {request.suite} task {request.task}")
-            if env is not None:
-                self._env = None
-                env.close()
-            env = LiberoEnv(request.suite, request.task, image_size=self._image_size, render=self._render != "never")
-            self._env = env
-            self._topics.use(env)
+        self._env = None
+        self._env = env = self._current.of(request.suite, request.task)
         env.reset(None if request.init_state < 0 else request.init_state, seed=request.seed)
         self._period_ns = round(env.control_dt * 1e9)
         self._ticks += 1

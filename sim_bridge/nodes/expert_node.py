@@ -23,6 +23,7 @@ from rsd_policy.nodes.diagnostics import ERROR, OK, Diagnostics
 from rsd_policy.nodes.messages import chunk_to_msg
 from rsd_policy.nodes.runtime import COMMANDS, run_node
 from rsd_policy.observation import ActionChunk, ChunkStats
+from sim_bridge.crew import CurrentEnv
 from sim_bridge.expert import ScriptedExpert
 from sim_bridge.libero_env import LiberoEnv
 
@@ -35,7 +36,7 @@ class ExpertNode(Node):
         self._diagnostics = Diagnostics(self, "")
         self._diagnostics.set("expert", OK, "waiting for an episode")
         self._publisher = self.create_publisher(ActionChunkMsg, "action_chunk", COMMANDS)
-        self._env: LiberoEnv | None = None
+        self._current = CurrentEnv(self._create)
         self._expert: ScriptedExpert | None = None
         self._episode = 0
         self._states: dict[tuple[int, int], NDArray[np.float64]] = {}
@@ -72,8 +73,7 @@ class ExpertNode(Node):
                 self.fatal_error = error
                 self.context.try_shutdown()
         finally:
-            if self._env is not None:
-                self._env.close()
+            self._current.close()
 
     def _try_answer(self) -> None:
         """Act when the tick and the state of the same moment are there."""
@@ -115,18 +115,14 @@ class ExpertNode(Node):
 
     def _mirror(self, status: EpisodeStatus) -> LiberoEnv:
         """The mirror of the episode's world; a new task takes seconds."""
-        if status.episode == self._episode and self._env is not None:
-            return self._env
-        env = self._env
-        if env is None or (env.suite, env.task) != (status.suite, status.task):
-            self._diagnostics.set("expert", OK, f"creating {status.suite} task {status.task}")
-            if env is not None:
-                self._env = None
-                env.close()
-            env = LiberoEnv(status.suite, status.task, render=False)
-            self._env = env
-        env.reset(None if status.init_state < 0 else status.init_state, seed=status.seed)
+        env = self._current.of(status.suite, status.task)
+        if status.episode != self._episode:
+            env.reset(None if status.init_state < 0 else status.init_state, seed=status.seed)
         return env
+
+    def _create(self, suite: str, task: int) -> LiberoEnv:
+        self._diagnostics.set("expert", OK, f"creating {suite} task {task}")
+        return LiberoEnv(suite, task, render=False)
 
 
 def main(args: list[str] | None = None) -> int:

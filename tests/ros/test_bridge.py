@@ -197,10 +197,12 @@ def test_a_command_moves_one_step_and_only_the_last_of_a_chunk_renders(robot, re
 
 
 def test_clock_runs_with_the_simulation(robot):
-    robot.probe.spin_for(0.2)
+    def now():
+        return to_nanoseconds(robot.clock[-1].clock) == to_nanoseconds(robot.statuses[-1].header.stamp)
+
+    robot.probe.spin_until(now, 10, "the clock of the latest status")
     times = [to_nanoseconds(c.clock) for c in robot.clock]
     assert times == sorted(times)
-    assert times[-1] == to_nanoseconds(robot.statuses[-1].header.stamp)
 
 
 @pytest.mark.parametrize(
