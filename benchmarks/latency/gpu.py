@@ -14,11 +14,9 @@ import argparse
 import copy
 import gc
 import json
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.latency.gpu_measures import (
+    CLOSED,
+    NEVER,
+    OPEN,
+    Figures,
+    engines,
+    matmul_ceiling,
+    mixed,
+    modes,
+    same_chunks,
+    spread,
+    timed,
+)
 from benchmarks.latency.gpu_peer import Peer
-from benchmarks.openvla.random_policy import HORIZON, Sizes, build, observations, tiny_sizes
+from benchmarks.openvla.random_policy import Sizes, build, observations, tiny_sizes
 from rsd_policy import Observation, Policy, RSDInferenceEngine, kernels, load_policy
 from rsd_policy.backbones.openvla.fp8 import quantise_linears
 from rsd_policy.backbones.openvla.reference import L1Policy
-from rsd_policy.engine.gate import Gate
 from rsd_policy.evaluation import provenance
 
-Figures = dict[str, Any]
-OPEN = Gate(threshold=0.0, alpha=0.5, steps=HORIZON, gripper_rule=False)
-CLOSED = Gate(threshold=2.0, alpha=0.5, steps=HORIZON, gripper_rule=False)
-NEVER = 10**9
-WARM_UP = 5
 BUSY = 16
 """Processes that keep the host busy beside mini."""
 
@@ -105,73 +110,6 @@ def measure(arguments: argparse.Namespace) -> Figures:
     return result
 
 
-def matmul_ceiling(device: torch.device) -> float:
-    """TFLOP/s of a bf16 product of two random 8192 x 8192 matrices, median of ten."""
-    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * 8192**3 / statistics.median(timed({"product": lambda: a @ b}, 10)["product"]) / 1e9
-
-
-def timed(calls: dict[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
-    """Wall-clock ms of calls that take turns, each synchronised before and after; without WARM_UP rounds."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(WARM_UP + count):
-        for name, call in calls.items():
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            torch.cuda.synchronize()
-            if index >= WARM_UP:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def spread(times: list[float]) -> Figures:
-    """Median, 5 % and 95 % quantile, 99 % quantile, ms."""
-    p5, p50, p95, p99 = np.percentile(times, [5, 50, 95, 99])
-    return {"p50": p50, "p5": p5, "p95": p95, "p99": p99, "calls": len(times)}
-
-
-def engines(policy: Policy, gates: dict[str, Gate]) -> dict[str, RSDInferenceEngine]:
-    """baseline and speculative, and mode gated with each of some gates."""
-    made = {mode: RSDInferenceEngine(policy, mode, "cuda") for mode in ("baseline", "speculative")}  # type: ignore[arg-type]
-    for name, gate in gates.items():
-        made[name] = RSDInferenceEngine(policy, "gated", "cuda", gate=gate, audit_every=NEVER)
-    return made
-
-
-def same_chunks(running: dict[str, RSDInferenceEngine], seen: list[Observation]) -> bool:
-    """Whether speculative's and a declining gate's chunks are baseline's bit for bit, and differ among observations."""
-    chunks = []
-    for observation in seen:
-        expected = running["baseline"].infer(observation)
-        chunks.append(expected.actions.tobytes())
-        for name in ("speculative", "rejected"):
-            chunk = running[name].infer(observation)
-            if chunk.actions.tobytes() != chunks[-1] or not np.array_equal(chunk.tokens, expected.tokens):
-                return False
-    return len(set(chunks)) > 1
-
-
-def modes(running: dict[str, RSDInferenceEngine], seen: list[Observation], calls: int) -> tuple[Figures, Figures]:
-    """Times of every mode in turn, and median stage times of baseline and skipped."""
-    turn = iter(range(10**9))
-    stages: dict[str, dict[str, list[float]]] = {}
-    first: list[float] = []
-
-    def infer(name: str) -> None:
-        chunk = running[name].infer(seen[next(turn) % len(seen)])
-        if name == "speculative":
-            first.append(chunk.stats.first_action_ms)
-        for stage, ms in chunk.stats.stage_ms.items():
-            stages.setdefault(name, {}).setdefault(stage, []).append(ms)
-
-    times = timed({name: lambda name=name: infer(name) for name in running}, calls)  # type: ignore[misc]
-    rows = {name: spread(values) for name, values in times.items()}
-    rows["first action"] = spread(first[WARM_UP:])
-    medians = {name: {s: statistics.median(v) for s, v in by.items()} for name, by in stages.items()}
-    return rows, medians
-
-
 def mini(result: Figures, calls: int) -> None:
     """mini alone, beside busy processes, and in a process of its own from its start."""
     seen = observations(6)
@@ -222,14 +160,22 @@ def openvla(result: Figures, arguments: argparse.Namespace, device: torch.device
     result["openvla_build_and_record_s"] = time.perf_counter() - start
     figures = result["figures"]
     figures["memory_bf16_gb"] = (torch.cuda.max_memory_allocated() - base) / 1e9
+    running["published head"] = RSDInferenceEngine(
+        Policy("random", reference.backbone, policy.manifest, reference=reference), "baseline", device
+    )
     running["gated at 70 % skipped"] = RSDInferenceEngine(policy, "gated", device, gate=OPEN, audit_every=NEVER)
     peer = Peer(reference)
     deviations(result, policy, reference, peer, seen[4:])
     result["checks"]["7B bf16: modes agree bit for bit"] = same_chunks(running, seen[4:])
     rows = result["rows"]["7B bf16"] = in_turn(running, peer, policy, seen, arguments, result, "bf16")
     answers = 200 if arguments.quick else arguments.answers
-    long = spread(timed({"baseline": lambda: running["baseline"].infer(seen[0])}, answers)["baseline"])
+    long = spread(timed({"baseline": lambda: running["baseline"].infer(seen[0])}, answers, answers=True)["baseline"])
     rows["baseline, alone"] = long
+    if not arguments.quick:
+        check = "7B bf16: graphs outlive those of torch.compile"
+        rows["peer, compiled"], result["checks"][check] = compiled_peer(
+            running["baseline"], peer, seen, arguments.calls
+        )
     base_ms, peer_ms = rows["baseline"]["p50"], rows["peer, eager"]["p50"]
     figures |= {
         "baseline_to_peer": base_ms / peer_ms,
@@ -253,7 +199,6 @@ def openvla(result: Figures, arguments: argparse.Namespace, device: torch.device
         engine.infer(seen[0])
     figures["memory_fp8_gb"] = (torch.cuda.max_memory_allocated() - base - copied) / 1e9
     result["checks"]["7B fp8: modes agree bit for bit"] = same_chunks(running, seen[4:])
-    arguments.quick = True
     rows = result["rows"]["7B fp8"] = in_turn(running, peer, policy, seen, arguments, result, "fp8")
     figures["fp8_to_peer"] = rows["baseline"]["p50"] / rows["peer, eager"]["p50"]
 
@@ -276,22 +221,17 @@ def in_turn(
         rows["peer, eager"] = spread(eager["peer, eager"] + again["peer, eager"])
         if "gated at 70 % skipped" in running:
             rows["gated at 70 % skipped"] = mixed(running["gated at 70 % skipped"], seen, arguments.calls)
-        if not arguments.quick:
-            compiled = torch.compile(peer, mode="reduce-overhead")
-            rows["peer, compiled"] = spread(timed({"peer": lambda: compiled(inputs)}, arguments.calls)["peer"])
     return rows
 
 
-def mixed(engine: RSDInferenceEngine, seen: list[Observation], calls: int) -> Figures:
-    """Mean over chunks of which the gate lets seven of ten through."""
-    times = []
-    for index in range(calls - calls % 10):
-        engine.gate = OPEN if index % 10 < 7 else CLOSED
-        start = time.perf_counter()
-        chunk = engine.infer(seen[index % len(seen)])
-        times.append((time.perf_counter() - start) * 1e3)
-        assert chunk.skipped == (index % 10 < 7)
-    return {"mean": statistics.fmean(times), "p50": statistics.median(times), "calls": len(times)}
+@torch.inference_mode()
+def compiled_peer(engine: RSDInferenceEngine, peer: Peer, seen: list[Observation], calls: int) -> tuple[Figures, bool]:
+    """Times of the peer under torch.compile, and whether an engine's graphs outlive those that it records."""
+    inputs = engine.policy.backbone.preprocess(seen[:1])
+    before = engine.infer(seen[0])
+    compiled = torch.compile(peer, mode="reduce-overhead")
+    row = spread(timed({"peer": lambda: compiled(inputs)}, calls)["peer"])
+    return row, engine.infer(seen[0]).actions.tobytes() == before.actions.tobytes()
 
 
 @torch.inference_mode()
@@ -303,7 +243,7 @@ def deviations(result: Figures, policy: Policy, reference: L1Policy, peer: Peer,
     def hidden(of: Any) -> list[torch.Tensor]:
         out = []
         for observation in seen[:2]:
-            staged = {name: tensor.cuda() for name, tensor in of.stage([observation]).items()}
+            staged = {name: torch.from_numpy(array).cuda() for name, array in of.stage([observation]).items()}
             x = of.forward_layers(of.embed(of.prepare(staged)), 0, k)
             out += [of.exit_hidden(x).float(), of.late_hidden(x, k).float()]
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rsd_policy.observation import Observation
@@ -27,8 +28,8 @@ class Backbone(Protocol):
     slots: int
     horizon: int
 
-    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
-        """What of a batch has to go to the device, as CPU tensors whose shapes tell which recording they fit.
+    def stage(self, observations: list[Observation]) -> dict[str, NDArray[Any]]:
+        """What of a batch has to go to the device; shapes and types tell which recording it fits.
 
         Raises:
             ObservationError: as `preprocess`.

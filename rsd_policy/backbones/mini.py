@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -332,36 +333,51 @@ class MiniBackbone(nn.Module):
         self.readers = nn.ModuleList(SlotReader(config.width, config.num_heads) for _ in range(config.exit_readers))
         self._encoded_text: _EncodedText | None = None
 
-    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
-        """Images resized to the model's size, states and word ids, on the CPU: MiniInputs' tensors by name.
+    def stage(self, observations: list[Observation]) -> dict[str, NDArray[Any]]:
+        """Images, states and word ids of a batch.
+
+        Where all frames have twice the model's size in both directions, as the simulator's have, they go as they are
+        and `prepare` halves them: that costs a GPU next to nothing, and the host as much as two of its layers there.
+
+        Returns:
+            "images.CAMERA" uint8 [B, H, W, 3], "proprio" float32 [B, 8], "words" int64 [B, MAX_WORDS].
 
         Raises:
-            ObservationError: a camera is missing, or the state in the backbone's form.
+            ObservationError: as `preprocess`.
         """
-        images, proprio, words = [], [], []
-        for observation in observations:
-            missing = [name for name in CAMERAS if name not in observation.images]
-            if missing:
-                raise ObservationError(
-                    f"missing camera(s) {missing}: expected {list(CAMERAS)}, got {sorted(observation.images)}"
-                )
-            images.append(np.stack([resize_frame(observation.images[n], self.config.image_size) for n in CAMERAS]))
-            proprio.append(state_of(observation, self.config.state))
-            words.append(self.tokenizer(observation.instruction))
-        return {
-            "images": torch.from_numpy(np.stack(images)),
-            "proprio": torch.from_numpy(np.stack(proprio)),
-            "words": torch.tensor(words, dtype=torch.int64),
-        }
+        size = self.config.image_size
+        by_camera = {name: [camera_frame(observation, name) for observation in observations] for name in CAMERAS}
+        whole = all(frame.shape[:2] == (2 * size, 2 * size) for frames in by_camera.values() for frame in frames)
+        staged: dict[str, NDArray[Any]] = {}
+        for name, frames in by_camera.items():
+            sized = frames if whole else [resize_frame(frame, size) for frame in frames]
+            staged[f"images.{name}"] = sized[0][None] if len(sized) == 1 else np.stack(sized)
+        staged["proprio"] = np.stack([state_of(observation, self.config.state) for observation in observations])
+        staged["words"] = np.array([self.tokenizer(o.instruction) for o in observations], dtype=np.int64)
+        return staged
 
     def prepare(self, staged: dict[str, Tensor]) -> MiniInputs:
-        """`stage`'s tensors on the backbone's device."""
-        return MiniInputs(**staged)
+        """`stage`'s arrays on the backbone's device."""
+        images = torch.stack([staged[f"images.{name}"] for name in CAMERAS], dim=1)
+        if images.shape[2] != self.config.image_size:
+            images = halved(images)
+        return MiniInputs(images, staged["proprio"], staged["words"])
 
     def preprocess(self, observations: list[Observation]) -> MiniInputs:
-        """`stage` and `prepare` on the backbone's device; errors as `stage`."""
-        device = self.position.device
-        return self.prepare({name: tensor.to(device) for name, tensor in self.stage(observations).items()})
+        """Resize images to the model's size, tokenise instructions, stack.
+
+        Raises:
+            ObservationError: a camera is missing, an instruction has no word, or the state has another form.
+        """
+        size, device = self.config.image_size, self.position.device
+        images = [np.stack([resize_frame(camera_frame(o, name), size) for name in CAMERAS]) for o in observations]
+        words = [self.tokenizer(observation.instruction) for observation in observations]
+        states = [state_of(observation, self.config.state) for observation in observations]
+        return MiniInputs(
+            images=torch.from_numpy(np.stack(images)).to(device),
+            proprio=torch.from_numpy(np.stack(states)).to(device),
+            words=torch.tensor(words, dtype=torch.int64).to(device),
+        )
 
     def embed(self, inputs: MiniInputs) -> Tensor:
         """Token sequence before the first layer.
@@ -420,3 +436,27 @@ class MiniBackbone(nn.Module):
         for reader in self.readers:
             slots = reader(slots, x)
         return slots
+
+
+def camera_frame(observation: Observation, name: str) -> NDArray[np.uint8]:
+    """A camera's frame.
+
+    Raises:
+        ObservationError: it is missing.
+    """
+    missing = [camera for camera in CAMERAS if camera not in observation.images]
+    if missing:
+        raise ObservationError(
+            f"missing camera(s) {missing}: expected {list(CAMERAS)}, got {sorted(observation.images)}"
+        )
+    return observation.images[name]
+
+
+def halved(images: Tensor) -> Tensor:
+    """uint8 [..., 2 H, 2 W, 3] -> [..., H, W, 3], as `resize_frame` halves: the mean of four pixels, halves up."""
+    if kernels.enabled():
+        from rsd_policy.kernels import stems
+
+        return stems.halved(images)
+    total = images.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2)).sum(dim=(-4, -2), dtype=torch.int32)
+    return ((total + 2) >> 2).to(torch.uint8)

@@ -26,6 +26,18 @@ def recording_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def capture(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> torch.cuda.graph:
+    """What is launched in this context becomes the graph.
+
+    cuBLAS keeps a workspace for each stream. Whoever records next in this process may free it (torch.compile does), and
+    a graph that had been given it would write into memory that is somebody else's by then. So it is freed here first:
+    the recording gets one out of its own pool, which lives as long as its graphs.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    # thread_local: other threads of a node may use the GPU while this one records.
+    return torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+
+
 class GraphedCall:
     """One recording of a function of tensors, for the shapes of the example.
 
@@ -49,8 +61,7 @@ class GraphedCall:
                 call(*self._inputs)
         torch.cuda.current_stream(example[0].device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads of a node may use the GPU while this one records.
-        with torch.cuda.graph(self._graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+        with capture(self._graph, pool, side):
             self._outputs: _Outputs = call(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Any:

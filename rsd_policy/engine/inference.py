@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,15 +30,12 @@ from rsd_policy.checkpoints.policy import Policy
 from rsd_policy.device import parse_device
 from rsd_policy.engine.acceptance import Acceptance, Comparison, compare
 from rsd_policy.engine.gate import Audit, Gate
-from rsd_policy.engine.recorded import RecordedStages
-from rsd_policy.engine.stages import Decoded, Draft, Stages
+from rsd_policy.engine.recorded import RecordedReference, RecordedStages
+from rsd_policy.engine.stages import Decoded, Draft, Reference, Stages
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import CheckpointError, InferenceError, ObservationError, RSDError
 from rsd_policy.observation import ActionChunk, ChunkStats, Observation
 from rsd_policy.settings import DEFAULT_MODE, MODES, Mode
-
-if TYPE_CHECKING:
-    from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
 
 @dataclass
@@ -102,18 +99,26 @@ class RSDInferenceEngine:
         self.policy = policy.to(self.device)
         self.mode = mode
         self.execute_steps = steps
+        graphed = cuda_graphs and self.device.type == "cuda"
         # A policy without heads of ours answers with the output head that it came with.
-        self._reference = policy.reference if policy.heads is None else None
-        if self._reference is None or mode != "baseline":
+        published = policy.reference if policy.heads is None and mode == "baseline" else None
+        self._reference: Reference | RecordedReference | None = None
+        if published is None:
             rule = policy.manifest["acceptance"]
             tolerance = np.asarray(rule["tolerance"], dtype=np.float32)
             self.acceptance = Acceptance(float(rule["threshold"]), tolerance, policy.rsd.codec.carries.numpy())
+        elif graphed and published.recordable:
+            self._reference = RecordedReference(published, self.device)
+        else:
+            self._reference = Reference(published)
         self.gate = self._gate(gate, alpha) if mode == "gated" else None
-        self._recorded = cuda_graphs and self.device.type == "cuda" and policy.heads is not None
         self._stages: Any = Stages(policy, self.device)
-        if self._recorded:
+        if graphed and published is None:
             drafts, gated = mode != "baseline", self.gate is not None
             self._stages = RecordedStages(policy, self.device, drafts=drafts, gated=gated)
+        # Recorded stages are timed by the device itself, which need not be waited for.
+        recorded = isinstance(self._reference or self._stages, RecordedStages | RecordedReference)
+        self._clocked = torch.device("cpu") if recorded else self.device
         self.audit = Audit(self.gate.alpha if self.gate else 1.0, audit_every)
         self.totals = Totals()
         self._last_action: NDArray[np.float32] | None = None
@@ -189,10 +194,13 @@ class RSDInferenceEngine:
                 f"policy '{self.policy.name}' was moved after this engine was made for it on {self.device}; make a new "
                 "engine (all engines of one policy share its device)"
             )
-        clock = StageClock(torch.device("cpu") if self._recorded else self.device)
+        clock = StageClock(self._clocked)
         try:
             if self._reference is not None:
-                yield self._published(self._reference, observation, clock)
+                actions = self._reference.actions(observation, clock)
+                self._count(clock, actions)
+                stats = ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms)
+                yield ActionChunk(actions, stats=stats)
                 return
             # On a GPU each call below launches a graph, and calling what it returns waits for the result.
             hidden = self._stages.early(observation, clock)
@@ -217,17 +225,6 @@ class RSDInferenceEngine:
             ) from error
         except RuntimeError as error:  # what torch raises for a failing device, and for the CPU's memory
             raise InferenceError(f"inference on {self.device} failed: {error}") from error
-
-    @torch.inference_mode()
-    def _published(self, reference: ReferencePolicy, observation: Observation, clock: StageClock) -> ActionChunk:
-        inputs = reference.backbone.preprocess([observation])
-        clock.mark("preprocess")
-        x = reference.backbone.embed(inputs)
-        clock.mark("vision")
-        actions = reference.from_embedded(x)[0]
-        clock.mark("reference")
-        self._count(clock, actions)
-        return ActionChunk(actions, stats=ChunkStats(dict(clock.stage_ms), clock.elapsed_ms, clock.elapsed_ms))
 
     def _may_skip(self, draft: Draft) -> bool:
         if self.gate is None or self.totals.fell_back:

@@ -19,27 +19,31 @@ import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsd_policy import kernels
+from rsd_policy.backbones.base import Backbone
 from rsd_policy.checkpoints.policy import Policy
-from rsd_policy.engine.cuda_graph import WARM_UP, recording_stream
+from rsd_policy.engine.cuda_graph import WARM_UP, capture, recording_stream
 from rsd_policy.engine.stages import Decoded, Draft, action_inputs, check_finite, decode
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import SetupError
 from rsd_policy.observation import Observation
 
+if TYPE_CHECKING:
+    from rsd_policy.backbones.openvla.reference import ReferencePolicy
+
 MAX_SHAPES = 8
 """Programs kept, one for each set of input shapes (the prompt's length decides it); the oldest goes first."""
 
-BLOCKING = True
-
 Mark = Callable[[str], None]
+
+Recording = TypeVar("Recording")
 
 
 class Segment:
@@ -68,18 +72,14 @@ class Segment:
         del outputs
         self._events: list[tuple[str, torch.cuda.Event]] = []
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads of a node may use the GPU while this one records.
-        with (
-            kernels.fused(),
-            torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
-        ):
+        with kernels.fused(), capture(self._graph, pool, stream):
             self._mark("start")
             self.outputs = call(self._mark)
             for name, tensor in self._host.items():
                 tensor.copy_(self.outputs[name], non_blocking=True)
             if to_host:
                 self._mark("decode")
-        self._done = torch.cuda.Event(blocking=BLOCKING)
+        self._done = torch.cuda.Event()
 
     def _mark(self, stage: str) -> None:
         # external: an event of the graph itself, recorded at each replay
@@ -96,11 +96,11 @@ class Segment:
         """Copies of the last replay's outputs.
 
         Raises:
-            NonFiniteError: the margins hold NaN or infinity.
+            NonFiniteError: an output holds NaN or infinity.
         """
         self._done.synchronize()
         host = {name: tensor.numpy() for name, tensor in self._host.items()}
-        check_finite(bool(np.isfinite(host["margins"]).all()))
+        check_finite(all(bool(np.isfinite(array).all()) for array in host.values() if array.dtype.kind == "f"))
         return {name: array.copy() for name, array in host.items()}
 
     def stage_ms(self) -> dict[str, float]:
@@ -115,25 +115,19 @@ class Program:
     Args:
         policy: with heads, on the device.
         device: a GPU.
-        staged: `Backbone.stage` of such an observation.
+        inputs: `Backbone.stage`'s arrays in pinned memory.
         drafts: whether there is a draft graph. gated: whether it computes the gate's probability.
     """
 
     def __init__(
-        self, policy: Policy, device: torch.device, staged: dict[str, Tensor], *, drafts: bool, gated: bool
+        self, policy: Policy, device: torch.device, inputs: dict[str, Tensor], *, drafts: bool, gated: bool
     ) -> None:
         backbone, pool = policy.backbone, torch.cuda.graph_pool_handle()
-        self._inputs = {name: tensor.clone().pin_memory() for name, tensor in staged.items()}
         tail, first = (torch.from_numpy(array).pin_memory() for array in action_inputs(None))
         self._tail, self._first = tail.numpy(), first.numpy()
 
         def early(mark: Mark) -> dict[str, Tensor]:
-            there = {name: tensor.to(device, non_blocking=True) for name, tensor in self._inputs.items()}
-            inputs = backbone.prepare(there)
-            mark("preprocess")
-            x = backbone.embed(inputs)
-            mark("vision")
-            x = backbone.forward_layers(x, 0, policy.exit_layer)
+            x = backbone.forward_layers(embedded(backbone, inputs, device, mark), 0, policy.exit_layer)
             mark("layers_early")
             return {"x": x}
 
@@ -162,49 +156,78 @@ class Program:
         self.draft = Segment(draft, pool, device, to_host=True) if drafts else None
         self.late = Segment(late, pool, device, to_host=True)
 
-    def load(self, staged: dict[str, Tensor]) -> None:
-        """Put an observation into the pinned memory that the graphs read."""
-        for name, tensor in staged.items():
-            self._inputs[name].copy_(tensor)
-
     def tell(self, last_action: NDArray[np.float32] | None) -> None:
         """Put the last executed command there."""
         self._tail[:], self._first[:] = action_inputs(last_action)
+
+
+def embedded(backbone: Backbone, inputs: dict[str, Tensor], device: torch.device, mark: Mark) -> Tensor:
+    """The sequence before the first layer, of `Backbone.stage`'s arrays in pinned memory."""
+    there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    prepared = backbone.prepare(there)
+    mark("preprocess")
+    x = backbone.embed(prepared)
+    mark("vision")
+    return x
+
+
+class Recordings(Generic[Recording]):
+    """Recordings by the shapes of their inputs, and these inputs in pinned memory.
+
+    Args:
+        backbone: stages observations.
+        device: a GPU.
+        record: makes a recording that reads the given pinned tensors.
+
+    Raises:
+        SetupError: Triton is not installed.
+    """
+
+    def __init__(
+        self, backbone: Backbone, device: torch.device, record: Callable[[dict[str, Tensor]], Recording]
+    ) -> None:
+        if importlib.util.find_spec("triton") is None:
+            raise SetupError(
+                "CUDA graphs with fused kernels need the package 'triton', which torch for CUDA brings; install it, or "
+                "make the engine with cuda_graphs=False"
+            )
+        self._backbone, self._device, self._record = backbone, device, record
+        self._kept: OrderedDict[tuple[Any, ...], tuple[dict[str, NDArray[Any]], Recording]] = OrderedDict()
+
+    @torch.inference_mode()
+    def fed(self, observation: Observation) -> Recording:
+        """The recording for an observation, which its pinned memory now holds; new shapes cost a recording first."""
+        staged = self._backbone.stage([observation])
+        key = tuple((name, array.shape, array.dtype) for name, array in staged.items())
+        if key not in self._kept:
+            while len(self._kept) >= MAX_SHAPES:
+                self._kept.popitem(last=False)
+            pinned = {name: torch.from_numpy(array.copy()).pin_memory() for name, array in staged.items()}
+            with torch.cuda.device(self._device):
+                recording = self._record(pinned)
+            self._kept[key] = {name: tensor.numpy() for name, tensor in pinned.items()}, recording
+        self._kept.move_to_end(key)
+        inputs, recording = self._kept[key]
+        for name, array in staged.items():
+            np.copyto(inputs[name], array)
+        return recording
 
 
 class RecordedStages:
     """`Stages` as graphs; a call launches its graph, and what it returns waits for the result.
 
     Args: as `Program`.
-
-    Raises:
-        SetupError: Triton is not installed.
     """
 
     def __init__(self, policy: Policy, device: torch.device, *, drafts: bool, gated: bool) -> None:
-        if importlib.util.find_spec("triton") is None:
-            raise SetupError(
-                "CUDA graphs with fused kernels need the package 'triton', which torch for CUDA brings; install it, or "
-                "make the engine with cuda_graphs=False"
-            )
-        self._policy = policy
-        self._device = device
-        self._kinds = {"drafts": drafts, "gated": gated}
-        self._programs: OrderedDict[tuple[Any, ...], Program] = OrderedDict()
+        def record(inputs: dict[str, Tensor]) -> Program:
+            return Program(policy, device, inputs, drafts=drafts, gated=gated)
 
-    @torch.inference_mode()
+        self._recordings = Recordings(policy.backbone, device, record)
+
     def early(self, observation: Observation, clock: StageClock) -> Program:
-        """Launch layers 0 .. k-1; a new set of shapes costs a recording first."""
-        staged = self._policy.backbone.stage([observation])
-        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in staged.items())
-        program = self._programs.get(key)
-        if program is None:
-            while len(self._programs) >= MAX_SHAPES:
-                self._programs.popitem(last=False)
-            with torch.cuda.device(self._device):
-                program = self._programs[key] = Program(self._policy, self._device, staged, **self._kinds)
-        self._programs.move_to_end(key)
-        program.load(staged)
+        """Launch layers 0 .. k-1."""
+        program = self._recordings.fed(observation)
         program.early.launch()
         return program
 
@@ -236,3 +259,35 @@ class RecordedStages:
         early = program.early.stage_ms() if program.draft is None else {}
         clock.measured(early | program.late.stage_ms())
         return Decoded(host["tokens"][:, 0], host["actions"][0])
+
+
+class RecordedReference:
+    """A published policy that answers by regression (OpenVLA-OFT) as one graph.
+
+    Args:
+        reference: a `recordable` one, on the device.
+        device: a GPU.
+    """
+
+    def __init__(self, reference: ReferencePolicy, device: torch.device) -> None:
+        backbone, action_head = reference.backbone, cast("nn.Module", reference.action_head)
+
+        def record(inputs: dict[str, Tensor]) -> Segment:
+            def answer(mark: Mark) -> dict[str, Tensor]:
+                hidden = backbone.late_hidden(embedded(backbone, inputs, device, mark), 0)
+                normalised = action_head(hidden).double()
+                mark("reference")
+                return {"normalised": normalised}
+
+            return Segment(answer, torch.cuda.graph_pool_handle(), device, to_host=True)
+
+        self._units = backbone.units
+        self._recordings = Recordings(backbone, device, record)
+
+    def actions(self, observation: Observation, clock: StageClock) -> NDArray[np.float32]:
+        """float32 [T, 7], as `ReferencePolicy.forward`; errors as there."""
+        segment = self._recordings.fed(observation)
+        segment.launch()
+        actions = self._units.actions(segment.wait()["normalised"][0])
+        clock.measured(segment.stage_ms())
+        return actions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from rsd_policy.codec import RFSQCodec
 from rsd_policy.engine.timing import StageClock
 from rsd_policy.errors import NonFiniteError
 from rsd_policy.observation import ACTION_DIM, Observation
+
+if TYPE_CHECKING:
+    from rsd_policy.backbones.openvla.reference import ReferencePolicy
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,25 @@ class Stages:
         decoded = decoded_on_host(tokens, margins, self._policy.codec.decode(tokens))
         clock.mark("decode")
         return decoded
+
+
+class Reference:
+    """The output head that a published policy came with."""
+
+    def __init__(self, reference: ReferencePolicy) -> None:
+        self._reference = reference
+
+    @torch.inference_mode()
+    def actions(self, observation: Observation, clock: StageClock) -> NDArray[np.float32]:
+        """float32 [T, 7]; errors as `ReferencePolicy.forward`."""
+        backbone = self._reference.backbone
+        inputs = backbone.preprocess([observation])
+        clock.mark("preprocess")
+        x = backbone.embed(inputs)
+        clock.mark("vision")
+        actions: NDArray[np.float32] = self._reference.from_embedded(x)[0]
+        clock.mark("reference")
+        return actions
 
 
 def decoded_on_host(tokens: Tensor, margins: Tensor, actions: Tensor) -> Decoded:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsd_policy import kernels
 from rsd_policy.errors import CheckpointError
 from rsd_policy.observation import ACTION_DIM, GRIPPER
 
@@ -109,4 +110,10 @@ class DeviationPredictor(nn.Module):
         Returns:
             float32 [B, T]; entry t - 1 is for the first t steps.
         """
+        if kernels.enabled():
+            from rsd_policy.kernels import deviation
+
+            if deviation.fits(self):
+                rounded = self.norm(hidden.clamp(-HALF_MAX, HALF_MAX).half().float())
+                return deviation.probability(self, rounded, margins, actions, last_action, first)
         return self.log_probability(hidden, margins, actions, last_action, first).exp()

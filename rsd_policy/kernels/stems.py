@@ -1,4 +1,4 @@
-"""Group normalisation and GELU of a convolutional stem in one kernel."""
+"""What mini's convolutional stems read, and what lies between their convolutions, one kernel each."""
 
 from __future__ import annotations
 
@@ -39,4 +39,26 @@ def gelu_of_group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
         x, norm.weight, norm.bias, out, channels, height * width, norm.eps,
         EACH=each, CHANNELS=triton.next_power_of_2(each), PIXELS=triton.next_power_of_2(height * width), num_warps=8,
     )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _halve(frames, out, total, width, BLOCK: tl.constexpr):
+    """A value of the result is the mean of 2 x 2 values of its colour, halves up; `width` is the result's."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = at < total
+    colour, column, row = at % 3, at // 3 % width, at // (3 * width)  # rows of all images, one below the other
+    source = frames + (2 * row * 2 * width + 2 * column) * 3 + colour
+    value = tl.load(source, mask=there, other=0).to(tl.int32) + tl.load(source + 3, mask=there, other=0)
+    value += tl.load(source + 6 * width, mask=there, other=0)
+    value += tl.load(source + 6 * width + 3, mask=there, other=0)
+    tl.store(out + at, ((value + 2) >> 2).to(tl.uint8), mask=there)
+
+
+def halved(images: Tensor) -> Tensor:
+    """`mini.halved` of uint8 [..., 2 H, 2 W, 3]."""
+    *batch, height, width, colours = images.shape
+    out = torch.empty(*batch, height // 2, width // 2, colours, dtype=torch.uint8, device=images.device)
+    block = 1024
+    _halve[(triton.cdiv(out.numel(), block),)](images.contiguous(), out, out.numel(), width // 2, BLOCK=block)
     return out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsd_policy.backbones.mini import MAX_WORDS, WordTokenizer
+from rsd_policy.backbones.mini import MAX_WORDS, WordTokenizer, halved
 from rsd_policy.errors import ObservationError
 from rsd_policy.images import resize_frame
 from rsd_policy.observation import Observation
@@ -128,3 +128,22 @@ def test_a_missing_camera_is_named() -> None:
         backbone.preprocess([Observation({"agentview": whole.images["agentview"]}, whole.proprio, "pick")])
     with pytest.raises(ObservationError, match="word"):
         backbone.preprocess([Observation(whole.images, whole.proprio, "?!")])
+
+
+def test_frames_halved_on_the_device_are_those_of_resize_frame() -> None:
+    """A GPU's path halves camera frames itself: every pixel must be what demonstrations were stored with."""
+    frames = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), dtype=np.uint8)
+    given = halved(torch.from_numpy(frames)).numpy()
+    expected = np.stack([cv2.resize(frame, (48, 32), interpolation=cv2.INTER_AREA) for frame in frames])
+    assert np.array_equal(given, expected)
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (64, 48), (32, 32)])
+def test_staged_frames_give_the_pixels_of_preprocess(height: int, width: int) -> None:
+    backbone = small_policy().mini
+    rng = np.random.default_rng(1)
+    images = {name: rng.integers(0, 256, (height, width, 3), dtype=np.uint8)[::-1] for name in ("agentview", "wrist")}
+    observations = [Observation(images, np.zeros(8, np.float32), text) for text in ("pick", "place it")]
+    staged = {name: torch.from_numpy(array.copy()) for name, array in backbone.stage(observations).items()}
+    given, expected = backbone.prepare(staged), backbone.preprocess(observations)
+    assert torch.equal(given.images, expected.images) and torch.equal(given.words, expected.words)

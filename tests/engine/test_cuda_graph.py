@@ -12,6 +12,8 @@ import torch
 from rsd_policy import Policy, RSDInferenceEngine, load_policy
 from rsd_policy.checkpoints.policy import Heads
 from rsd_policy.engine.cuda_graph import GraphedCall
+from rsd_policy.engine.gate import Gate
+from rsd_policy.errors import NonFiniteError
 from rsd_policy.heads import RFSQDraftModel, RFSQHead
 from tests.backbones.openvla.random_checkpoint import write_checkpoint
 from tests.policies import random_observation, small_policy
@@ -30,6 +32,21 @@ def test_replay_gives_the_functions_result_and_leaves_earlier_results_alone() ->
         assert torch.equal(tokens, expected_tokens)
         assert torch.allclose(margins, expected_margins, atol=1e-5)
     assert not torch.equal(results[0][1], results[1][1])
+
+
+@torch.inference_mode()
+def test_a_recording_outlives_the_workspaces_of_its_time() -> None:
+    """torch.compile frees cuBLAS's workspaces when it records: graphs that had them wrote into foreign memory."""
+    weight = torch.randn(1024, 4096, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(56, 4096, device="cuda", dtype=torch.bfloat16)  # a product that cuBLAS splits, into its workspace
+    torch.cuda.empty_cache()
+    graph = GraphedCall(lambda x: torch.nn.functional.linear(x, weight), (x,))
+    expected = graph(x)
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = [torch.zeros(2**20, device="cuda") for _ in range(64)]
+    assert torch.equal(graph(x), expected)
+    assert not any(bool(other.any()) for other in others)
 
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
@@ -74,3 +91,48 @@ def test_graphs_of_one_prompt_length_outlive_another(tmp_path: Path) -> None:
             assert chunk.actions.tobytes() == expected.actions.tobytes()
             assert np.array_equal(chunk.tokens, expected.tokens)
     assert len({chunk.actions.tobytes() for chunk in first}) > 1
+
+
+def test_a_published_policy_answers_from_a_graph_as_without(tmp_path: Path) -> None:
+    policy = load_policy(write_checkpoint(tmp_path), "cuda")
+    assert policy.reference is not None
+    policy.reference.float()
+    graphed, eager = (RSDInferenceEngine(policy, "baseline", "cuda", cuda_graphs=way) for way in (True, False))
+    rng = np.random.default_rng(0)
+    chunks = []
+    for text in ("pick up the bowl", "open it", "pick up the bowl"):
+        observation = random_observation(rng, text)
+        chunk = graphed.infer(observation)
+        assert list(chunk.stats.stage_ms) == ["preprocess", "vision", "reference", "decode", "host"]
+        assert np.allclose(chunk.actions, eager.infer(observation).actions, atol=1e-3)
+        chunks.append(chunk.actions.tobytes())
+    assert len(set(chunks)) == 3
+
+
+@torch.inference_mode()
+def test_nan_in_the_weights_is_an_error_of_the_recorded_engine_too() -> None:
+    policy = small_policy()
+    engine = RSDInferenceEngine(policy, "speculative", "cuda")
+    observation = random_observation(np.random.default_rng(0))
+    assert engine.infer(observation).verified
+    policy.mini.slot.fill_(float("nan"))  # in place: the graph reads it
+    with pytest.raises(NonFiniteError):
+        engine.infer(observation)
+
+
+def test_a_gate_on_the_gpu_skips_what_it_skips_without_graphs() -> None:
+    policy = small_policy(6, "mode")
+    gate = Gate(0.7, alpha=1.0, steps=8, gripper_rule=False)  # these random weights score on both sides of 0.7
+    engines = [
+        RSDInferenceEngine(policy, "gated", "cuda", gate=gate, audit_every=2, cuda_graphs=way) for way in (True, False)
+    ]
+    rng = np.random.default_rng(0)
+    skipped = []
+    for _ in range(12):
+        observation = random_observation(rng)
+        graphed, eager = (engine.infer(observation) for engine in engines)
+        assert graphed.skipped == eager.skipped
+        assert np.mean(graphed.tokens != eager.tokens) < 0.02
+        skipped.append(graphed.skipped)
+    assert len(set(skipped)) == 2
+    assert engines[0].totals.audited == engines[1].totals.audited > 0

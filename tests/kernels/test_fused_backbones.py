@@ -22,7 +22,7 @@ def hidden(backbone: Backbone, device: torch.device, exit_layer: int) -> tuple[T
     """What the draft reads and what the main head reads, of two observations."""
     rng = np.random.default_rng(0)
     staged = backbone.stage([random_observation(rng, "pick up the bowl") for _ in range(2)])
-    inputs = backbone.prepare({name: tensor.to(device) for name, tensor in staged.items()})
+    inputs = backbone.prepare({name: torch.from_numpy(array).to(device) for name, array in staged.items()})
     x = backbone.forward_layers(backbone.embed(inputs), 0, exit_layer)
     before = x.clone()
     early, late = backbone.exit_hidden(x), backbone.late_hidden(x, exit_layer)

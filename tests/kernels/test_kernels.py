@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from rsd_policy.backbones.openvla.llama import RMSNorm, Rope, rotate
 from rsd_policy.codec.rfsq import BINS, RFSQCodec
-from rsd_policy.heads import RFSQHead
+from rsd_policy.heads import DeviationPredictor, RFSQHead
 from rsd_policy.kernels import fused
 from tests.kernels.conftest import INTERPRETED
 
@@ -194,3 +194,30 @@ def test_an_fp8_product_added_with_its_scales(device: torch.device) -> None:
     expected = residual.double() + exact
     llama.add_scaled(residual, unscaled_product(x, layer))
     assert error(residual, expected) < 1e-2
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("choice, slots", [("mean", 8), ("mode", 8), ("mean", 56)])
+def test_probability_of_the_deviation(device: torch.device, choice: str, slots: int) -> None:
+    torch.manual_seed(1)
+    predictor = DeviationPredictor(40, 8, slots, 3, choice=choice).to(device).eval()
+    for parameter in predictor.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    hidden, margins = draw(device, torch.float32, 2, slots, 40), draw(device, torch.float32, 3, 2, 8, 7) * 4
+    actions, last = draw(device, torch.float32, 2, 8, 7), draw(device, torch.float32, 2, 7)
+    for first in ([True, False], [False, True]):
+        told = (hidden, margins, actions, last, torch.tensor(first, device=device))
+        expected = predictor(*told)
+        with fused():
+            given = predictor(*told)
+        assert torch.allclose(given, expected, rtol=1e-4, atol=1e-7)
+        assert 1e-6 < float(expected[:, 0].min()) < 0.999
+
+
+def test_halved_frames_equal_in_every_bit(device: torch.device) -> None:
+    from rsd_policy.backbones.mini import halved
+
+    images = torch.randint(0, 256, (2, 3, 34, 50, 3), dtype=torch.uint8)
+    expected = halved(images)
+    with fused():
+        assert torch.equal(halved(images.to(device)).cpu(), expected)

@@ -11,9 +11,11 @@ Source: modeling_prismatic.py of moojink/openvla-oft and of openvla/openvla.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsd_policy import kernels
@@ -103,8 +105,8 @@ class OpenVLABackbone(nn.Module):
         self.language_model = LanguageModel(config.llama, causal=not layout.parallel)
         self.proprio_projector = ProprioProjector(width) if layout.proprio else None
 
-    def stage(self, observations: list[Observation]) -> dict[str, Tensor]:
-        """Frames of each camera, prompts and normalised states of a batch, on the CPU.
+    def stage(self, observations: list[Observation]) -> dict[str, NDArray[Any]]:
+        """Frames of each camera, prompts and normalised states of a batch.
 
         Returns:
             "frames.CAMERA" uint8 [B, H, W, 3], "prompt" int64 [B, L] and, for models with a state, "proprio" float32
@@ -113,14 +115,14 @@ class OpenVLABackbone(nn.Module):
         Raises:
             ObservationError: as `preprocess`, or frames of a camera differ in size within the batch.
         """
-        staged = {}
+        staged: dict[str, NDArray[Any]] = {}
         frames = [self.images.frames(observation) for observation in observations]
         for name, of_camera in zip(self.images.cameras, zip(*frames, strict=True), strict=True):
             if len({frame.shape for frame in of_camera}) > 1:
                 raise ObservationError(
                     f"image '{name}': expected frames of one size in a batch, got {[list(f.shape) for f in of_camera]}"
                 )
-            staged[f"frames.{name}"] = torch.from_numpy(np.stack(of_camera))
+            staged[f"frames.{name}"] = of_camera[0][None] if len(of_camera) == 1 else np.stack(of_camera)
         return staged | self._prompt_and_state(observations)
 
     def prepare(self, staged: dict[str, Tensor]) -> OpenVLAInputs:
@@ -141,21 +143,21 @@ class OpenVLABackbone(nn.Module):
                 such observations do not share a sequence length, so they need batches of their own.
         """
         device = self.language_model.model.embed_tokens.weight.device
-        rest = {name: tensor.to(device) for name, tensor in self._prompt_and_state(observations).items()}
+        rest = {name: torch.from_numpy(a).to(device) for name, a in self._prompt_and_state(observations).items()}
         return OpenVLAInputs(self.images(observations, device), rest["prompt"], rest.get("proprio"))
 
-    def _prompt_and_state(self, observations: list[Observation]) -> dict[str, Tensor]:
+    def _prompt_and_state(self, observations: list[Observation]) -> dict[str, NDArray[Any]]:
         prompts = [self.tokenizer(observation.instruction) for observation in observations]
         if len({len(prompt) for prompt in prompts}) > 1:
             raise ObservationError(
                 f"instructions: expected prompts of one length in a batch, got {[len(p) for p in prompts]} tokens; "
                 "put observations with the same instruction into one batch"
             )
-        tensors = {"prompt": torch.tensor(prompts, dtype=torch.int64)}
+        arrays: dict[str, NDArray[Any]] = {"prompt": np.array(prompts, dtype=np.int64)}
         if self.units.proprio is not None:
             state = self.units.proprio.normalise(np.stack([o.proprio for o in observations]).astype(np.float64))
-            tensors["proprio"] = torch.from_numpy(state)
-        return tensors
+            arrays["proprio"] = state
+        return arrays
 
     def embed(self, inputs: OpenVLAInputs) -> Tensor:
         """Token sequence before the first layer.

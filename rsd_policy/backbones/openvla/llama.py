@@ -20,7 +20,7 @@ from rsd_policy.backbones.openvla.fp8 import Fp8Linear, product, unscaled_produc
 from rsd_policy.errors import ObservationError
 
 if TYPE_CHECKING:
-    from rsd_policy.kernels.llama import Quantised
+    from rsd_policy.kernels.llama import Quantised, Unscaled
 
 MAX_POSITIONS = 4096
 """Llama 2's context length, tokens."""
@@ -120,19 +120,29 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), rope, causal, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def fused(self, x: Tensor, rope: Rope, causal: bool, only: slice | None = None) -> Tensor:
+    def fused(
+        self, x: Tensor, rope: Rope, causal: bool, only: slice | None = None, add: Unscaled | None = None
+    ) -> tuple[Tensor, Unscaled | None]:
         """`forward` in fused kernels, of all positions or only of some, which attend to all of them.
 
-        The residual stream is the products' own accumulator: x [B, S, hidden_size], contiguous, is overwritten with the
-        result unless `only` is given.
+        The residual stream is the products' own accumulator; in fp8 the next norm adds a branch to it.
+
+        Args:
+            x: [B, S, hidden_size], contiguous; overwritten with the result unless `only` is given.
+            rope, causal: of the stack.
+            only: positions.
+            add: what the layer before has left to be added to x.
+
+        Returns:
+            the residual stream and what is left to be added to it.
         """
-        from rsd_policy.kernels.llama import add_scaled, quantise, rms_norm, rotate, silu_times
+        from rsd_policy.kernels.llama import quantise, rms_norm, rotate, silu_times
 
         attention, mlp, (batch, length, width) = self.self_attn, self.mlp, x.shape
         out, down = attention.o_proj, mlp.down_proj
         in_fp8 = isinstance(out, Fp8Linear)
         first, second = self.input_layernorm, self.post_attention_layernorm
-        normed = rms_norm(x.view(-1, width), first.weight, first.eps, quantised=in_fp8)
+        normed = rms_norm(x.view(-1, width), first.weight, first.eps, quantised=in_fp8, add=add)
         qkv = product(normed, attention.qkv).view(batch, length, 3 * width)
         rotate(qkv, rope.cos, rope.sin, attention.num_heads)
         q, k, v = qkv.view(batch, length, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
@@ -145,12 +155,11 @@ class DecoderLayer(nn.Module):
             branch = unscaled_product(quantise(attended), out)
             normed = rms_norm(rows, second.weight, second.eps, quantised=True, add=branch)
             hidden = cast("Quantised", silu_times(product(normed, mlp.gate_up), quantised=True))
-            add_scaled(rows, unscaled_product(hidden, down))
-        else:
-            rows.addmm_(attended, out.weight.t())
-            normed = rms_norm(rows, second.weight, second.eps)
-            rows.addmm_(cast("Tensor", silu_times(product(normed, mlp.gate_up))), down.weight.t())
-        return x
+            return x, unscaled_product(hidden, down)
+        rows.addmm_(attended, out.weight.t())
+        normed = rms_norm(rows, second.weight, second.eps)
+        rows.addmm_(cast("Tensor", silu_times(product(normed, mlp.gate_up))), down.weight.t())
+        return x, None
 
 
 class LlamaStack(nn.Module):
@@ -203,12 +212,16 @@ class LlamaStack(nn.Module):
             only: return these positions, which are all that the last of the layers then computes; in a causal stack
                 they must be the last one.
         """
+        from rsd_policy.kernels.llama import add_scaled
+
         rope = self._rope_for(x, 0)
-        x = x.clone()
+        x, left = x.clone(), None
         for i in range(start, stop):
             layer = self.layers[i]
             assert isinstance(layer, DecoderLayer)
-            x = layer.fused(x, rope, self.causal, only if i == stop - 1 else None)
+            x, left = layer.fused(x, rope, self.causal, only if i == stop - 1 else None, left)
+        if left is not None:
+            add_scaled(x.view(-1, x.shape[-1]), left)
         return self.norm(x) if start < stop == len(self.layers) else x
 
     def empty_caches(self, x: Tensor) -> list[KeyValueCache]:

@@ -17,7 +17,13 @@ from rsd_policy.observation import ACTION_DIM, Observation
 
 
 class ReferencePolicy(nn.Module):
-    """Observations -> actions with the checkpoint's own head."""
+    """Observations -> actions with the checkpoint's own head.
+
+    Attributes:
+        recordable: actions follow from the hidden states by `action_head` alone, as a CUDA graph can hold it.
+    """
+
+    recordable = False
 
     def __init__(self, backbone: OpenVLABackbone) -> None:
         super().__init__()
@@ -62,6 +68,8 @@ class ReferencePolicy(nn.Module):
 
 class L1Policy(ReferencePolicy):
     """OpenVLA-OFT: all steps at once by regression."""
+
+    recordable = True
 
     def __init__(self, backbone: OpenVLABackbone) -> None:
         super().__init__(backbone)

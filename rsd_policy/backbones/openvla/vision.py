@@ -131,6 +131,14 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(functional.gelu(self.fc1(x)))
 
+    def fused(self, x: Tensor) -> Tensor:
+        """`forward`, in bf16 with GELU in the product's epilogue."""
+        from rsd_policy.kernels.transformer import gelu_of_product
+
+        if x.dtype != torch.bfloat16:
+            return self.forward(x)
+        return self.fc2(gelu_of_product(x, self.fc1.weight, self.fc1.bias))
+
 
 class LayerScale(nn.Module):
     """Multiplies each channel by a learned factor."""
@@ -219,7 +227,7 @@ class VisionTower(nn.Module):
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             factors = [ls.scale_factor if isinstance(ls, LayerScale) else None for ls in (block.ls1, block.ls2)]
             x, normed = add_norm(x, block.attn(normed), factors[0], block.norm2)
-            branch = block.mlp(normed)
+            branch = block.mlp.fused(normed)
             if following is None:
                 return x + block.ls2(branch)
             x, normed = add_norm(x, branch, factors[1], following.norm1)
