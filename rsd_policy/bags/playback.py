@@ -34,6 +34,7 @@ class RecordedChunk:
     inference_ms: float
     accepted: bool
     skipped: bool
+    policy_sha256: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,13 @@ def _take_chunk(found: Recorded, message: Any) -> None:
         found.drafts[stamp_of(message)] = actions
         return
     found.chunks[stamp_of(message)] = RecordedChunk(
-        actions, str(message.mode), float(message.inference_ms), bool(message.accepted), bool(message.skipped)
+        actions,
+        str(message.mode),
+        float(message.inference_ms),
+        bool(message.accepted),
+        bool(message.skipped),
+        # chunks of releases before 0.2 do not have it
+        str(getattr(message, "policy_sha256", "")),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +27,13 @@ WORST = 10
 class Answerer(Protocol):
     """Answers observations: an engine in this process, or a node."""
 
-    def answer(self, shown: Shown) -> ActionChunk:
-        """The final chunk."""
+    def answer(self, shown: Shown, upcoming: Callable[[], Shown | None] = lambda: None) -> ActionChunk:
+        """The final chunk.
+
+        Args:
+            shown: the observation.
+            upcoming: reads the next one, which a node can be sent while it infers.
+        """
 
 
 class EngineAnswerer:
@@ -41,7 +46,7 @@ class EngineAnswerer:
         self._engine = RSDInferenceEngine(policy, mode=mode, device=device, execute_steps=steps, alpha=alpha)
         self._context: tuple[int, int] | None = None
 
-    def answer(self, shown: Shown) -> ActionChunk:
+    def answer(self, shown: Shown, upcoming: Callable[[], Shown | None] = lambda: None) -> ActionChunk:
         if shown.context != self._context:
             self._engine.reset()
             self._context = shown.context
@@ -177,8 +182,8 @@ def replay(
     done = Replayed(against)
     start = time.monotonic()
     worst: list[tuple[float, int, dict[str, NDArray[np.uint8]]]] = []
-    for shown in playback.observations():
-        chunk = answerer.answer(shown)
+    for shown, upcoming in _with_next(playback.observations()):
+        chunk = answerer.answer(shown, upcoming)
         wanted = expected(shown)
         apart = None if wanted is None else difference(chunk.actions, wanted, playback.contract.action)
         answer = Answer(shown.stamp, shown.task.episode, shown.task.instruction, chunk, wanted, apart)
@@ -194,6 +199,22 @@ def replay(
     return done
 
 
+def _with_next(moments: Iterator[Shown]) -> Iterator[tuple[Shown, Callable[[], Shown | None]]]:
+    """Each moment, with a function that reads the one after it when somebody wants it early."""
+    ahead: list[Shown | None] = []
+
+    def upcoming() -> Shown | None:
+        if not ahead:
+            ahead.append(next(moments, None))
+        return ahead[0]
+
+    shown = upcoming()
+    while shown is not None:
+        ahead.clear()
+        yield shown, upcoming
+        shown = upcoming()
+
+
 def _keep_worst(worst: list[tuple[float, int, dict[str, NDArray[np.uint8]]]], answer: Answer, shown: Shown) -> None:
     size = answer.difference.size if answer.difference is not None else 0.0
     if len(worst) < WORST or size > worst[0][0]:
@@ -203,8 +224,8 @@ def _keep_worst(worst: list[tuple[float, int, dict[str, NDArray[np.uint8]]]], an
             heapq.heappop(worst)
 
 
-def make_policy(name: str, device: str, norm_key: str | None) -> Any:
-    """Load a policy."""
+def make_policy(run: Mapping[str, Any], device: str) -> Any:
+    """Load the policy of rsd_policy.bags.session.recorded_run."""
     from rsd_policy import load_policy  # imports torch
 
-    return load_policy(name, device, norm_key=norm_key)
+    return load_policy(run["policy"], device, norm_key=run["norm_key"], base=run["base"])

@@ -15,7 +15,7 @@ from rsd_policy.bags.reader import Bag
 from rsd_policy.bags.replay import Answerer, EngineAnswerer, expectation, make_policy, replay
 from rsd_policy.bags.results import HTML, JSON, JUNIT, summarise, write_junit
 from rsd_policy.bags.table import print_replay
-from rsd_policy.checkpoints.manifest import MANIFEST, resolve_checkpoint, sha256
+from rsd_policy.checkpoints.digest import policy_digest
 from rsd_policy.errors import ArgumentError, BagError
 from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
 from rsd_policy.robots.contract import Contract, load_contract
@@ -26,7 +26,7 @@ from rsd_policy.settings import DEFAULT_MODE, MODES
 def replay_in_process(arguments: argparse.Namespace) -> int:
     """`rsd replay --no-ros`; returns the exit status."""
     run = recorded_run(arguments)
-    policy = make_policy(run["policy"], arguments.device, run["norm_key"])
+    policy = make_policy(run, arguments.device)
     answerer = EngineAnswerer(policy, run["mode"], arguments.device, run["alpha"])
     return run_session(arguments, run, lambda contract: answerer, policy)
 
@@ -56,7 +56,7 @@ def run_session(
 
         def in_mode(mode: Any) -> Answerer:
             if not loaded:
-                loaded.append(make_policy(run["policy"], arguments.device, run["norm_key"]))
+                loaded.append(make_policy(run, arguments.device))
             return EngineAnswerer(loaded[0], mode, arguments.device, run["alpha"] if mode == "gated" else None)
 
         against, expected = expectation(arguments.against, playback, in_mode)
@@ -113,13 +113,15 @@ def recorded_run(arguments: argparse.Namespace) -> dict[str, Any]:
     alpha = (
         arguments.alpha if arguments.alpha is not None else (then.get("alpha") if mode == then.get("mode") else None)
     )
+    base = arguments.base or then.get("base")
     return {
         "policy": policy,
-        "policy_sha256": _digest(policy),
-        "recorded_policy_sha256": then.get("policy_sha256"),
+        "policy_sha256": policy_digest(policy, base),
+        "recorded_policy_sha256": _recorded_digest(recorded) or then.get("policy_sha256"),
         "mode": mode,
         "alpha": alpha if mode == "gated" else None,
         "norm_key": arguments.norm_key or then.get("norm_key"),
+        "base": base,
     }
 
 
@@ -132,9 +134,10 @@ def _then(recorded: Recorded) -> dict[str, Any]:
     return then if then.get("mode") in MODES else {}
 
 
-def _digest(policy: str) -> str | None:
-    manifest = resolve_checkpoint(policy) / MANIFEST
-    return sha256(manifest) if manifest.is_file() else None
+def _recorded_digest(recorded: Recorded) -> str:
+    """Of the policy that answered, as its chunks say; empty when they do not, or not alike."""
+    digests = {chunk.policy_sha256 for chunk in recorded.chunks.values()}
+    return digests.pop() if len(digests) == 1 else ""
 
 
 def _progress(answer: Any) -> None:

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     episode.add_argument("--policy", default="mini", metavar="POLICY", help="mini or a checkpoint (%(default)s)")
     episode.add_argument("--alpha", type=float, metavar="P", help="mode gated: the bound (the policy's)")
     episode.add_argument("--norm-key", metavar="KEY", help="OpenVLA: whose action statistics to use")
+    episode.add_argument("--base", metavar="POLICY", help="what an adapter or heads stand on")
     episode.add_argument("--clock", default=CLOCKS[0], metavar="CLOCK", help=f"{', '.join(CLOCKS)} (%(default)s)")
     episode.add_argument("--device", default="cpu", help="torch device of the policy (%(default)s)")
     return parser
@@ -74,6 +75,7 @@ def _episode(arguments: argparse.Namespace, contract: Contract, out: Path) -> in
         mode=arguments.mode,
         alpha=arguments.alpha,
         norm_key=arguments.norm_key,
+        base=arguments.base,
         clock=arguments.clock,
         device=arguments.device,
         **shared_settings(),

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (the recorded one, else {DEFAULT_MODE})")
     parser.add_argument("--alpha", type=float, metavar="P", help="mode gated: the bound (recorded, else the policy's)")
     parser.add_argument("--norm-key", metavar="KEY", help="OpenVLA: whose action statistics to use")
+    parser.add_argument("--base", metavar="POLICY", help="what an adapter or heads stand on")
     parser.add_argument(
         "--against",
         metavar="WHAT",

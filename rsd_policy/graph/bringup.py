@@ -247,6 +247,7 @@ def _replaying_policy(run: Mapping[str, Any], robot: str, device: str, *, clock:
         "mode": run["mode"],
         "alpha": run["alpha"] or 0.0,
         "norm_key": run["norm_key"] or "",
+        "base": run["base"] or "",
         "device": device,
         "clock": clock,
         "use_sim_time": clock == "realtime",

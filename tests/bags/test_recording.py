@@ -6,11 +6,12 @@ import resource
 import signal
 
 import pytest
+from rosbags.highlevel import AnyReader
 
 from rsd_policy.bags.reader import Bag
 from rsd_policy.bags.recording import Recording
 from rsd_policy.errors import ArgumentError, BagError
-from tests.bags.synthetic import robot
+from tests.bags.synthetic import recorded, robot
 
 IMAGE = "/agentview/image_raw"
 
@@ -54,3 +55,13 @@ def test_a_recording_is_never_overwritten(tmp_path):
     Recording(tmp_path / "bag", {}).close()
     with pytest.raises(ArgumentError, match="never overwritten"):
         Recording(tmp_path / "bag", {})
+
+
+def test_what_is_written_is_a_rosbag2_that_another_reader_takes(tmp_path):
+    """rosbags' own reader goes by metadata.yaml, the index, and the types' hashes."""
+    rows = robot(3, foreign=False)
+    with AnyReader([recorded(tmp_path / "bag", rows)]) as reader:
+        assert reader.message_count == len(rows)
+        found = [(c.topic, time, bytes(raw)) for c, time, raw in reader.messages()]
+        assert {(t, d) for t, _, d in found} == {(row.topic, row.cdr) for row in rows}
+        assert reader.deserialize(found[-1][2], "sensor_msgs/msg/JointState").position.tolist() == [0.04, -0.04]
