@@ -71,8 +71,8 @@ class BridgeNode(Node):
         privileged = declare_bool(
             self, "publish_privileged_state", False, "Publish sim_state, which no robot has (for the expert)"
         )
-        self._refuse_second_clock()
         self._topics = RobotTopics(self, privileged=privileged)
+        self._refuse_second_clock()
         self._privileged = privileged
         self._status_publisher = self.create_publisher(EpisodeStatus, "episode", COMMANDS)
         self._diagnostics = Diagnostics(self, "libero")
@@ -102,6 +102,8 @@ class BridgeNode(Node):
     def _refuse_second_clock(self) -> None:
         """Two sources of /clock make the time of every node of the domain jump to and fro.
 
+        Our own publisher is there already: of two bridges that start together, one at least sees the other.
+
         Raises:
             SetupError: names who publishes it already.
         """
@@ -109,7 +111,7 @@ class BridgeNode(Node):
         deadline = time.monotonic() + DISCOVERY_S
         while not (others and _known(others)) and time.monotonic() < deadline:
             time.sleep(0.05)
-            others = self.get_publishers_info_by_topic("/clock")
+            others = self._other_clocks()
         if others:
             names = ", ".join(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in others)
             raise SetupError(
@@ -117,6 +119,13 @@ class BridgeNode(Node):
                 "this simulation in a domain of its own (ROS_DOMAIN_ID), or end the other (one that was killed is seen "
                 "for a while longer: try again)"
             )
+
+    def _other_clocks(self) -> list[Any]:
+        """Publishers of /clock but for our own; another bridge may have the same name."""
+        clocks = self.get_publishers_info_by_topic("/clock")
+        me = (self.get_name(), self.get_namespace())
+        own = next((info for info in clocks if (info.node_name, info.node_namespace) == me), None)
+        return [info for info in clocks if info is not own]
 
     def close(self) -> None:
         """End the simulation thread, which closes the environment."""

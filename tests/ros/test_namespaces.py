@@ -108,3 +108,22 @@ def test_a_second_source_of_time_in_a_domain_is_refused(probe, domain):
     assert status == NOT_SET_UP
     assert "/clock: expected to be its only source in this ROS domain, /probe publishes it already" in printed
     assert "Traceback" not in printed
+
+
+def test_of_two_sources_of_time_that_start_together_one_at_most_goes_on(domain):
+    """Each looked for the other before it had a publisher that the other could see: both went on."""
+    names = ["robot4", "robot5"]
+    bridges = [start(domain, "sim_bridge.nodes.bridge_node", "-r", f"__ns:=/{name}") for name in names]
+    deadline = time.monotonic() + 60
+    while all(bridge.poll() is None for bridge in bridges) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    refused = [bridge for bridge in bridges if bridge.poll() is not None]
+    for bridge in bridges:
+        if bridge not in refused:
+            bridge.kill()
+            bridge.communicate()
+    assert refused
+    for bridge in refused:
+        assert "/clock: expected to be its only source" in bridge.communicate()[0]
+        assert bridge.returncode == NOT_SET_UP
