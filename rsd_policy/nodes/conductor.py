@@ -77,8 +77,8 @@ class Conductor:
         self._node = node
         self._executor = executor
         self._policy_node = policy_node
-        prefix = node.get_namespace().strip("/")
-        self._nodes = {f"{prefix}/{name}".lstrip("/") for name in (policy_node, *others)}
+        self._prefix = node.get_namespace().strip("/")
+        self._nodes = {f"{self._prefix}/{name}".lstrip("/") for name in (policy_node, *others)}
         self._realtime = realtime
         self._stall_timeout_s = stall_timeout_s
         self.start_timeout_s = start_timeout_s
@@ -238,13 +238,15 @@ class Conductor:
                 raise EpisodeError(f"{name}: {message}")
         silent = self._silent(now)
         if silent is not None:
-            said = next((text for name, text in self._inactive.items() if name.endswith(silent)), None)
+            full = f"{self._prefix}/{silent}".lstrip("/")
+            said = self._inactive.get(full)
             if said is not None:
                 raise SilentNodeError(
                     f"{silent} was deactivated in the episode (it says '{said}' at step {status.step}); a run needs it "
                     "active to its end: call again"
                 )
-            reports = "".join(f"; it reports {m}" for name, (_, m) in self._faults.items() if name.startswith(silent))
+            faults = [m for name, (_, m) in self._faults.items() if name.partition(":")[0] == full]
+            reports = "".join(f"; it reports {message}" for message in faults)
             raise SilentNodeError(
                 f"{silent} is silent: nothing came from it for {self._patience():.0f} s at step {status.step}{reports} "
                 "(stall_timeout and start_timeout in config/eval.yaml say how long that may last)"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rsd_msgs.msg import Action, ActionChunk, EpisodeStatus
 from rsd_msgs.srv import ResetEpisode
 
@@ -159,3 +163,17 @@ def test_a_node_that_was_deactivated_is_called_so(probe, simulation, monkeypatch
     monkeypatch.setattr(simulation, "chunk_every", 0)
     with pytest.raises(SilentNodeError, match="policy_node was deactivated in the episode"):
         conduct(probe, 2.0)
+
+
+def test_what_a_silent_node_in_a_namespace_reports_is_said(probe):
+    """Its full name begins with the namespace: the error that it reported was left out."""
+    node = Node("conducting", namespace="/robot1", context=probe.node.context)
+    executor = SingleThreadedExecutor(context=probe.node.context)
+    executor.add_node(node)
+    simulation = Simulation(SimpleNamespace(node=node))
+    simulation.level, simulation.faulty = DiagnosticStatus.ERROR, "robot1/policy_node"
+    try:
+        with pytest.raises(SilentNodeError, match=r"policy_node is silent.*it reports NonFiniteError: NaN"):
+            conduct(SimpleNamespace(node=node, executor=executor), 2.0)
+    finally:
+        node.destroy_node()
