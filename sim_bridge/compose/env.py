@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from rsd_policy.errors import SimulationError
+from sim_bridge.compose.layout import WORKSPACE
 from sim_bridge.compose.task import MAX_STEPS, SUITE, compose
 from sim_bridge.compose.wording import Reference, instruction
+from sim_bridge.expert.scene import Scene
 from sim_bridge.held_out import APART, distance_to_shipped
 from sim_bridge.libero_assets import TaskSpec
 from sim_bridge.libero_env import ARM_START_STD, LiberoEnv
@@ -21,7 +24,13 @@ DRAWS = 40
 REACH = (0.30, 0.80)
 """Horizontal distances from the robot's base between which what is moved stands, m."""
 
-SLID, TIPPED, ROLLS = 0.03, 0.3, 0.03
+GAP, DROP, TRIES = 0.01, 0.005, 200
+"""Room between things, height from which they are dropped, m; and draws of a place for each."""
+
+TURN, TURNED = 0.8, 0.5
+"""Largest turn of an object from how LIBERO sets it down, rad, and how often there is one."""
+
+SLID, TIPPED, ROLLS = 0.03, 0.5, 0.03
 """An object that stands so far off in the plane (m), or so turned (rad), from how it was put, slid or fell when it was
 dropped onto the table; one that moves so fast (m/s) after the wait steps still does."""
 
@@ -62,11 +71,40 @@ class ComposedEnv(LiberoEnv):
 
     def _randomize(self) -> NDArray[np.float64]:
         raw = self.raw
+        self._spread()
+        raw.sim.forward()
         self._put = {name: self._pose(name) for name in raw.objects_dict}
         state: NDArray[np.float64] = raw.sim.get_state().flatten()
         joints = 1 + np.asarray(raw.robots[0]._ref_joint_pos_indexes)  # after the time
         state[joints] += np.random.normal(0.0, ARM_START_STD, len(joints))
         return state
+
+    def _spread(self) -> None:
+        """Give everything that may stand anywhere a place of its own, drawing from numpy's global generator.
+
+        LIBERO's sampler takes everything, from a ramekin to a cabinet, for 25 mm wide, and drops it from 7 cm.
+        """
+        raw, task = self.raw, self.composed
+        scene = Scene(raw)
+        table = scene.support_height(float("inf"))
+        points = {name: scene.points(name) - scene.position(name) for name in raw.objects_dict}
+        radius = {name: float(np.linalg.norm(p[:, :2], axis=1).max()) for name, p in points.items()}
+        placed = (*raw.fixtures_dict, *task.layout.settled, *task.layout.fixed)
+        standing = [scene.points(name)[:, :2] for name in placed]
+        low_x, low_y, high_x, high_y = WORKSPACE[task.scene.problem]
+        for name in sorted(set(points) - set(placed), key=lambda name: (-radius[name], name)):
+            others = cKDTree(np.concatenate(standing)) if standing else None
+            for _ in range(TRIES):
+                place = np.random.uniform((low_x, low_y), (high_x, high_y))
+                if others is None or others.query(place)[0] - radius[name] > GAP:
+                    break
+            standing.append(points[name][:, :2] + place)
+            joint = raw.objects_dict[name].joints[-1]
+            pose = raw.sim.data.get_joint_qpos(joint).copy()
+            yaw = np.random.uniform(-TURN, TURN) if np.random.random() < TURNED else 0.0
+            pose[:3] = *place, table - float(points[name][:, 2].min()) + DROP
+            pose[3:] = _about_z(yaw, pose[3:])
+            raw.sim.data.set_joint_qpos(joint, pose)
 
     def _pose(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Position [3], m, and rotation [3, 3] of an object or fixture."""
@@ -109,6 +147,13 @@ class ComposedEnv(LiberoEnv):
         """Free the simulation and the task's definition."""
         super().close()
         self._folder.cleanup()
+
+
+def _about_z(angle: float, quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A quaternion (wxyz) turned about the vertical."""
+    w, x, y, z = quaternion
+    c, s = np.cos(angle / 2), np.sin(angle / 2)
+    return np.array([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w])
 
 
 def open_task(suite: str, task: int) -> LiberoEnv:

@@ -167,12 +167,11 @@ def write_definition(scene: SceneDefinition, layout: Layout, goal: ComposedGoal,
     Args:
         language: what it is to hold as its instruction.
     """
-    low_x, low_y, high_x, high_y = WORKSPACE[scene.problem]
-    regions = [_region(scene.table, "anywhere", (low_x, low_y, high_x, high_y))]
+    regions = [_region(scene.table, "anywhere", WORKSPACE[scene.problem])]
     init = []
     for name, place in layout.fixtures.items():
         box = (place.x - SLACK, place.y - SLACK, place.x + SLACK, place.y + SLACK)
-        regions.append(_region(scene.table, f"{name}_place", box, place.yaw))
+        regions.append(_region(scene.table, f"{name}_place", box, yaw=place.yaw))
         init.append(f"(On {name} {scene.table}_{name}_place)")
     for name, place in layout.fixed.items():
         box = (place.x - SLACK, place.y - SLACK, place.x + SLACK, place.y + SLACK)

@@ -49,6 +49,9 @@ SHARED_MARGIN, SHARED_ROOM = 0.015, 0.08
 """How far inside its border an object goes in a region that two objects share; and the distance to other objects from
 which on a side of it is free, m."""
 
+ASIDE_MARGIN, ASIDE_AT_MOST = 0.026, 0.07
+"""How far inside its border an object goes in a container that two share, and how far off the middle at most, m."""
+
 REGION_BELOW = 0.04
 """Regions of a table lie up to 0.027 m below its top (in the living room); no other support is so near above, m."""
 
@@ -232,7 +235,7 @@ class PickPlace:
         palm_limit = float(container[:, 2].max()) - grasping.PALM_ABOVE + 0.01 - float(above[2])
         height = max(floor + self._below + 0.02, palm_limit)
         if not scene.is_drawer(goal.place):
-            return np.zeros(2), height
+            return self._share_inside(scene), height
         return place_in_drawer(scene, goal, floor, above + np.array([0.0, 0.0, height]), self._angle), height
 
     def _spot(self, scene: Scene) -> Array:
@@ -247,6 +250,20 @@ class PickPlace:
         sides = [np.array([half - SHARED_MARGIN, 0.0]), np.array([SHARED_MARGIN - half, 0.0])]
         centre = scene.place_position(self.goal)[:2]
         return max(sides, key=lambda side: min(SHARED_ROOM, scene.nearest_other(self.goal.target, centre + side)))
+
+    def _share_inside(self, scene: Scene) -> Array:
+        """[2], where in a container the object goes, m from its middle. Two that share it and would not stand in it one
+        on the other take a side each, along the container's longer axis."""
+        goal = self.goal
+        extent = scene.place_extent(goal)
+        heights = [float(np.ptp(scene.points(name)[:, 2])) for name in scene.sharing(goal)]
+        if not goal.shared or 1.5 * max(heights) < 2 * extent[2]:
+            return np.zeros(2)
+        centre = scene.place_position(goal)[:2]
+        axes = [axis for axis in (1, 0) if extent[axis] > 0.8 * extent[:2].max()]
+        away = min(ASIDE_AT_MOST, float(extent[:2].max()) - ASIDE_MARGIN)
+        sides = [sign * away * np.eye(2)[axis] for axis in axes for sign in (1.0, -1.0)]
+        return max(sides, key=lambda side: min(2 * away, round(scene.nearest_other(goal.target, centre + side), 2)))
 
     def _place(self, scene: Scene) -> Array:
         """[2], where the object's origin is to go, m."""

@@ -211,6 +211,20 @@ class Scene:
         site = self._raw.object_sites_dict.get(goal.place)
         return 0.0 if site is None else float(np.asarray(site.size, dtype=np.float64)[0])
 
+    def place_extent(self, goal: Goal) -> Array:
+        """[3], half the extents of the goal's region along the world's axes, m; 0 for an object."""
+        site = self._raw.object_sites_dict.get(goal.place)
+        if site is None:
+            return np.zeros(3)
+        extent: Array = np.abs(self._data.site(goal.place).xmat.reshape(3, 3)) @ np.asarray(site.size, dtype=np.float64)
+        return extent
+
+    def sharing(self, goal: Goal) -> list[str]:
+        """Names of all objects that are to go to the goal's place."""
+        return [
+            state[1] for state in self._raw.parsed_problem["goal_state"] if len(state) == 3 and state[2] == goal.place
+        ]
+
     def nearest_other(self, target: str, xy: Array) -> float:
         """Distance (m) in the plane from a place to the nearest movable object but `target`."""
         others = [self.position(name)[:2] for name in self._raw.objects_dict if name != target]
