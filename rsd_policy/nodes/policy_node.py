@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
 from functools import partial
 from typing import Any, cast
 
@@ -27,6 +26,8 @@ from std_msgs.msg import String
 from rsd_policy.checkpoints.digest import policy_digest
 from rsd_policy.errors import InferenceError, ObservationError, RSDError
 from rsd_policy.nodes.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
+from rsd_policy.nodes.executed_commands import ExecutedCommands
+from rsd_policy.nodes.figures import InferenceFigures
 from rsd_policy.nodes.inference_worker import Engine, InferenceWorker, Request
 from rsd_policy.nodes.instruction_goal import InstructionGoal
 from rsd_policy.nodes.instructions import Instructions, same
@@ -60,9 +61,6 @@ LOG_PERIOD_S = 10.0
 
 STATE_WARNING_S = 10.0
 """A state that is unlike the training's is logged at most this often."""
-
-COMMANDS_KEPT = 64
-"""Of the commands that were executed: an observation is answered long before so many ticks have passed."""
 
 
 class PolicyNode(LifecycleNode):
@@ -102,7 +100,7 @@ class PolicyNode(LifecycleNode):
         self._asked: EpisodeStatus | None = None
         self._submitted = -1
         self._answers: list[ActionChunkMsg] = []
-        self._commands: deque[Action] = deque(maxlen=COMMANDS_KEPT)
+        self._commands = ExecutedCommands()
         self._waiting_since: int | None = None
         self._unasked_since: int | None = None
         self._inference_failed = False
@@ -110,7 +108,7 @@ class PolicyNode(LifecycleNode):
         self._logged: tuple[type | None, float] = None, 0.0
         # Counts activations and the beginnings and ends of goals: a chunk of an earlier activity is not published.
         self._activity = 0
-        self._chunks = self._compared = self._accepted = self._skipped = 0
+        self._figures = InferenceFigures()
         self.fatal_error: BaseException | None = None
         self._goal = InstructionGoal(
             self,
@@ -390,14 +388,11 @@ class PolicyNode(LifecycleNode):
         if self._lockstep:
             return np.asarray(status.executed, dtype=np.float32) if status and status.step > 0 else None
         episode = status.episode if status else 0
-        for command in reversed(self._commands):
-            if command.episode == episode and to_nanoseconds(command.header.stamp) <= stamp:
-                return np.asarray(command.values, dtype=np.float32)
-        return None
+        return self._commands.before(stamp, episode)
 
     def _on_command(self, msg: Action) -> None:
         with self._lock:
-            self._commands.append(msg)
+            self._commands.add(msg)
 
     def _check(self) -> None:
         with self._lock:
@@ -469,10 +464,6 @@ class PolicyNode(LifecycleNode):
         return True
 
     def _count(self, chunk: ActionChunk) -> None:
-        self._chunks += 1
-        self._compared += chunk.accepted is not None
-        self._accepted += bool(chunk.accepted)
-        self._skipped += chunk.skipped
         self._goal.chunk_done(chunk.stats.total_ms, chunk.accepted)
         fell_back = self._worker is not None and self._worker.fell_back
         self._diagnostics.set(
@@ -480,11 +471,7 @@ class PolicyNode(LifecycleNode):
             WARN if fell_back else OK,
             "audit: the gate deviates too often, verifying every chunk" if fell_back else "inferring",
             mode=self._mode,
-            chunks=self._chunks,
-            inference_ms=f"{chunk.stats.total_ms:.1f}",
-            first_action_ms=f"{chunk.stats.first_action_ms:.1f}",
-            acceptance_rate=f"{self._accepted / self._compared:.3f}" if self._compared else "not compared",
-            skip_rate=f"{self._skipped / self._chunks:.3f}",
+            **self._figures.add(chunk),
         )
 
     def _on_error(self, request: Request, error: RSDError) -> None:
