@@ -21,6 +21,9 @@ from rsd_policy.robots.composition import Composer
 from rsd_policy.robots.contract import TWIST, ActionMeaning, Contract
 from rsd_policy.robots.state import stamp_of
 
+RECENT_NS = 1_000_000_000
+"""A command that is older than this says nothing about what the arm does at an observation."""
+
 RUNNING = 1
 """EpisodeStatus.RUNNING."""
 
@@ -66,6 +69,20 @@ class Recorded:
     instructions: list[tuple[int, str]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     damaged: Counter[str] = field(default_factory=Counter)
+
+    def executed(self, stamp: int) -> NDArray[np.float32] | None:
+        """The last command before an observation, [7]; None when none was just before it in its episode.
+
+        A command that has the observation's own stamp answers it.
+        """
+        at = bisect.bisect_left(self.commands, stamp, key=lambda entry: entry[0]) - 1
+        if at < 0:
+            return None
+        time, values = self.commands[at]
+        episode = bisect.bisect_right(self.episodes, stamp, key=lambda entry: entry[0]) - 1
+        begun = self.episodes[episode][0] if episode >= 0 else time
+        recent = time >= begun and stamp - time <= RECENT_NS
+        return values if recent and not np.isnan(values).any() else None
 
     def task(self, stamp: int, time: int) -> Task:
         """The task at an observation: of the episode that ran then, or the instruction that had arrived."""
@@ -157,6 +174,7 @@ class Shown:
         context: changes with every episode, and where the stamps go back: the policy starts anew there.
         task: what was to be done.
         observation: what the policy is shown.
+        executed: [7], the command that was executed last before it; None when that is not known.
         records: the messages that made it, and those beside them, in the order of arrival.
     """
 
@@ -165,6 +183,7 @@ class Shown:
     context: tuple[int, int]
     task: Task
     observation: Observation
+    executed: NDArray[np.float32] | None
     records: tuple[tuple[str, Record], ...]
 
 
@@ -268,4 +287,5 @@ class Playback:
             self.refused[str(error)] += 1
             return None
         records = tuple((name, record) for name, record, _ in moment.neighbours)
-        return Shown(moment.stamp, time, (part, task.episode), task, observation, records)
+        executed = self.recorded.executed(moment.stamp)
+        return Shown(moment.stamp, time, (part, task.episode), task, observation, executed, records)

@@ -50,6 +50,8 @@ class EngineAnswerer:
         if shown.context != self._context:
             self._engine.reset()
             self._context = shown.context
+        if shown.executed is not None:
+            self._engine.executed(shown.executed)
         return self._engine.infer(shown.observation)
 
 

@@ -96,6 +96,8 @@ class NodeAnswerer:
             instruction=shown.observation.instruction,
             observation_due=True,
         )
+        if shown.executed is not None:  # at step 0 nothing has been executed
+            status.step, status.executed = 1, shown.executed
         status.header.stamp = to_stamp(shown.stamp)
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while time.monotonic() < deadline:

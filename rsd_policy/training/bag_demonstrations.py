@@ -108,7 +108,7 @@ def episodes_of(path: Path, contract: Contract, *, source: str, size: int, instr
 
 def _without_images(shown: Shown) -> Shown:
     """What is kept of a moment: not its messages, which are as large as the bag."""
-    return Shown(shown.stamp, shown.time, shown.context, shown.task, shown.observation, ())
+    return Shown(shown.stamp, shown.time, shown.context, shown.task, shown.observation, shown.executed, ())
 
 
 def _episode(part: Sequence[tuple[Shown, Any]], recorded: Recorded, contract: Contract, source: str) -> Episode:

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rsd_policy.bags.playback import Playback, read_recorded
+from rsd_policy.bags.reader import Bag
 from rsd_policy.commands.replay import main
 from rsd_policy.errors import ArgumentError, BagError
 from rsd_policy.exit_status import DONE, OUTSIDE_TOLERANCE
@@ -167,3 +169,25 @@ def test_an_operators_velocity_commands_are_compared_in_the_units_of_actions(pol
     answer = content(out)["answers"][0]
     assert np.allclose(np.array(answer["expected"], dtype=float)[:, [0, 5]], [0.5, -0.02])
     assert len(answer["expected"]) == 8 and answer["gripper"] == 0
+
+
+def command(stamp, value):
+    values = np.full(7, value, np.float32)
+    message = make("rsd_msgs/msg/Action", header=header(stamp), values=values, episode=0, step=0, remaining=0)
+    return Row("/action", "rsd_msgs/msg/Action", stamp, message)
+
+
+def test_what_was_executed_before_an_observation_is_told_to_the_policy(tmp_path):
+    """In mode gated it decides what may be skipped: a replay that guesses it skips other chunks."""
+    rows = [*robot(3), command(START, 0.1), command(START + PERIOD, 0.2)]
+    contract = load_contract()
+    with Bag(recorded(tmp_path / "bag", sorted(rows, key=lambda row: row.time))) as bag:
+        playback = Playback(bag, contract, read_recorded(bag, contract), period_s=0.0)
+        executed = [None if s.executed is None else float(s.executed[0]) for s in playback.observations()]
+    assert executed == [None, pytest.approx(0.1), pytest.approx(0.2)], "not the one that answers the observation"
+    assert read_long_before(tmp_path) is None
+
+
+def read_long_before(folder):
+    with Bag(recorded(folder / "late", [*robot(1), command(START - 2 * 10**9, 0.3)])) as bag:
+        return read_recorded(bag, load_contract()).executed(START)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rsd_policy.bags.playback import Playback, Recorded, read_recorded
+from rsd_policy.bags.playback import Playback, read_recorded
 from rsd_policy.bags.reader import METADATA, SUFFIXES, Bag
 from rsd_policy.checkpoints.loading import Policy
 from rsd_policy.engine.calibration import episodes_needed
@@ -72,7 +71,7 @@ def from_bag(path: Path, contract: Contract, policy: Policy, steps: int, number:
         for shown in playback.observations():
             first = shown.context != context
             context = shown.context
-            last = _executed_before(playback.recorded, shown.stamp)
+            last = shown.executed
             if first or not rows:
                 last = np.zeros(ACTION_DIM, np.float32)
             elif last is None:
@@ -89,10 +88,3 @@ def from_bag(path: Path, contract: Contract, policy: Policy, steps: int, number:
         success=False,
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
     )
-
-
-def _executed_before(recorded: Recorded, stamp: int) -> NDArray[np.float32] | None:
-    """The last command before a stamp; None without commands."""
-    times = [time for time, _ in recorded.commands]
-    index = int(np.searchsorted(times, stamp)) - 1
-    return recorded.commands[index][1] if index >= 0 else None
