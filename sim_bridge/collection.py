@@ -56,6 +56,7 @@ class CollectConfig:
         noise: probability per control step that a burst of noise begins.
         image_size: edge of the stored frames, px. every: control steps per stored frame.
         pilot: drives most of a first part of each episode (DAgger), or None.
+        looks: vary colours, light and cameras.
     """
 
     suite: str
@@ -66,6 +67,7 @@ class CollectConfig:
     image_size: int
     every: int
     pilot: PilotSource | None
+    looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _attempt(
         image_size=config.image_size,
         every=config.every,
         pilot=None if make_pilot is None else make_pilot(seed, env.max_steps),
+        looks=config.looks,
     )
     outcome = Outcome(env.task, seed, driven.success, driven.steps, driven.phase)
     if driven.demonstration is not None and driven.trace is not None:

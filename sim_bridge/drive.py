@@ -171,6 +171,7 @@ def drive(
     image_size: int,
     every: int,
     pilot: Pilot | None = None,
+    looks: bool = False,
 ) -> Driven:
     """Place everything at random from `seed` and let the expert solve the task.
 
@@ -183,8 +184,9 @@ def drive(
         image_size: frames are stored at this size, px, resized as the policy does it.
         every: a frame is stored before every such step.
         pilot: drives some chunks of the first part; the expert then has the task's whole step limit.
+        looks: colours, light and cameras are drawn from `seed` as well.
     """
-    env.reset(None, seed=seed)
+    env.reset(None, seed=seed, looks=looks)
     expert = ScriptedExpert(env, max_attempts=EXPERT_ATTEMPTS)
     expert.reset()
     bursts = NoiseBursts(np.random.default_rng(seed), noise)

@@ -24,6 +24,7 @@ from rsd_policy.errors import ActionError, NonFiniteError, SetupError, Simulatio
 from rsd_policy.libero import CONTROL_FREQUENCY, MAX_STEPS, WAIT_STEPS
 from rsd_policy.observation import ACTION_DIM, Observation, pose_from_base, proprio_from_pose
 from sim_bridge.libero_assets import TaskSpec, import_libero, load_init_states, task_spec
+from sim_bridge.looks import vary_looks
 from sim_bridge.opengl import INSTALL_GL, choose_renderer
 from sim_bridge.render_on_demand import release_context, upright
 
@@ -137,13 +138,14 @@ class LiberoEnv:
         """robosuite's MjSim. After `reset`, `step` and `set_privileged_state` its poses are those of its joints."""
         return self.raw.sim
 
-    def reset(self, init_state: int | None, seed: int = 0) -> None:
+    def reset(self, init_state: int | None, seed: int = 0, *, looks: bool = False) -> None:
         """Start an episode: place everything, wait 10 steps, render one frame.
 
         Args:
             init_state: canonical initial state 0 .. num_init_states - 1, or None for a random placement drawn from
                 `seed`, as varied as the canonical states are: see `_randomize`.
             seed: draws the fixtures' places (and, for a random placement, everything else's); published evaluations: 0.
+            looks: also draw colours, light and cameras, for this episode (see sim_bridge/looks.py).
 
         Raises:
             SimulationError: no such initial state or seed; the episode that was running goes on.
@@ -165,6 +167,8 @@ class LiberoEnv:
         with _seeded(int(seed)):
             raw.place()
             state = self._randomize() if init_state is None else self._init_states[init_state]
+        if looks:
+            vary_looks(raw.sim.model, np.random.default_rng([int(seed), 5]))
         raw.sim.set_state_from_flattened(state)
         raw.sim.forward()
         raw._check_success()

@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.errors import SimulationError
+from sim_bridge.looks import VARIED
 from sim_bridge.render_on_demand import RenderOnDemand
 
-_CHANGED_BY_EPISODES = ("body_pos", "body_quat", "site_rgba")
-"""Fields of the model that LIBERO writes: fixtures are placed by moving bodies, a lit burner is a visible site."""
+_CHANGED_BY_EPISODES = ("body_pos", "body_quat", "site_rgba", *VARIED)
+"""Fields of the model that LIBERO writes (fixtures are placed by moving bodies, a lit burner is a visible site), and
+those of its looks."""
 
 _UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 

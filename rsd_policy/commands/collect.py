@@ -134,6 +134,7 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
     parser.add_argument("--seed", type=int, default=1000, help="first placement seed, or composed task (default 1000)")
     parser.add_argument("--noise", type=float, default=0.03, help="bursts of noise per control step (default 0.03)")
     parser.add_argument("--image-size", type=int, default=128, help="edge of the stored frames, px (default 128)")
+    parser.add_argument("--looks", action="store_true", help="vary colours, light and cameras from episode to episode")
     parser.add_argument("--every", type=int, default=2, help="control steps per stored frame (default 2)")
     parser.add_argument("--policy", default=None, help="checkpoint that drives most of a first part (DAgger)")
     parser.add_argument("--device", default="cpu", help="of that policy (default cpu)")
@@ -166,5 +167,6 @@ def _parse(argv: list[str]) -> tuple[CollectConfig, int]:
         image_size=arguments.image_size,
         every=arguments.every,
         pilot=pilot,
+        looks=arguments.looks,
     )
     return config, arguments.workers

@@ -51,7 +51,7 @@ class ComposedEnv(LiberoEnv):
         spec = TaskSpec(SUITE, number, definition.stem, "", definition, definition.with_suffix(".pruned_init"))
         self._open(spec, np.empty((0, 0)), MAX_STEPS, image_size=image_size, render=render)
 
-    def reset(self, init_state: int | None = None, seed: int = 0) -> None:
+    def reset(self, init_state: int | None = None, seed: int = 0, *, looks: bool = False) -> None:
         """Start an episode from a random placement; there are no canonical ones.
 
         Raises:
@@ -59,7 +59,7 @@ class ComposedEnv(LiberoEnv):
         """
         rng = np.random.default_rng([self.task, int(seed)])
         for _ in range(DRAWS):
-            super().reset(init_state, seed=int(rng.integers(2**32)))
+            super().reset(init_state, seed=int(rng.integers(2**32)), looks=looks)
             if self._usable():
                 try:
                     self.instruction = instruction(self.composed.goal, self._reference(rng), rng)
