@@ -37,7 +37,7 @@ from rsd_policy.nodes.parameters import (
     declare_text,
     make_node,
 )
-from rsd_policy.nodes.runtime import die_with_supervisor, show_help
+from rsd_policy.nodes.runtime import die_with_supervisor, show_help, start_ros
 from rsd_policy.reports.report import write_outputs
 from rsd_policy.reports.tables import print_summary
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
@@ -201,9 +201,9 @@ def main(args: list[str] | None = None) -> int:
     if show_help(EvalNode.__module__, args):
         return DONE
     die_with_supervisor()
-    rclpy.init(args=args)
     node: EvalNode | None = None
     try:
+        start_ros(args)
         node = make_node(EvalNode, args)
         return evaluate(node)
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +86,8 @@ def make_node(make: Callable[[], NodeT], args: Sequence[str] | None) -> NodeT:
     """Make a node, and refuse parameters that it cannot take or would never hear of.
 
     Raises:
-        ArgumentError: a parameter is out of its range or of another type, or is meant for another namespace.
+        ArgumentError: a parameter is out of its range or of another type, is meant for another namespace or name, or
+            is in a file under the node's name and is none of its parameters.
     """
     try:
         node = make()
@@ -107,36 +109,76 @@ def _refuse_unheard_parameters(node: Node, args: Sequence[str] | None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     full = node.get_fully_qualified_name()
+    names = (node.get_name(), Path(sys.argv[0]).stem)  # files for a node that was given another name have the old one
     for option, path in pairwise(given):
         rule = _FOR_ONE_NODE.match(path) if option in ("-p", "--param") else None
-        if rule is not None and unheard({rule[1]: {"ros__parameters": {}}}, full, node.get_name()):
+        if rule is not None and unheard([rule[1]], full, *names):
             raise ArgumentError(
                 f"{option} {path}: does not reach the node {full}; leave out '{rule[1]}:', or give a --params-file"
             )
+        if option in ("-p", "--param") and rule is None:
+            # not refused: SetParameter of a launch file says such things to every node
+            parameter = path.partition(":=")[0]
+            if not node.has_parameter(parameter):
+                node.get_logger().warning(f"{full} has no parameter '{parameter}'{_similar(node, parameter)}")
         if option != "--params-file":
             continue
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        for entry in unheard(content if isinstance(content, dict) else {}, full, node.get_name()):
+        entries = entries_of(content if isinstance(content, dict) else {})
+        for entry in unheard(entries, full, *names):
             raise ArgumentError(
                 f"{path}: the parameters of '{entry}' do not reach the node {full}; write '{full}:', or "
                 f"'/**/{node.get_name()}:' for every namespace"
             )
+        own = [values for entry, values in entries.items() if _of_node(entry, full, node.get_name())]
+        for parameter in (parameter for values in own for parameter in values):
+            if not node.has_parameter(parameter):
+                raise ArgumentError(f"{path}: {full} has no parameter '{parameter}'{_similar(node, parameter)}")
 
 
-def unheard(content: dict[str, Any], full: str, name: str) -> list[str]:
-    """Entries with the node's name that are for another namespace, when none is for this one."""
-    entries = [_flatten(key, value) for key, value in content.items()]
-    names = [entry for group in entries for entry in group]
-    if any(_matches(entry, full) and entry.rpartition("/")[2] == name for entry in names):
+def unheard(entries: Collection[str], full: str, *names: str) -> list[str]:
+    """Entries for a node of another namespace or name, when none is for this one.
+
+    Args:
+        entries: node names of a parameter file.
+        full: the node's name with its namespace.
+        names: the node's name, and others that it may be known by.
+    """
+    if any(_of_node(entry, full, names[0]) for entry in entries):
         return []
-    return [entry for entry in names if entry.rpartition("/")[2] == name]
+    return [entry for entry in entries if entry.rpartition("/")[2] in names]
 
 
-def _flatten(key: str, value: object) -> list[str]:
-    """Node names of a parameter file: namespaces may be written as keys above one another."""
-    if not isinstance(value, dict) or "ros__parameters" in value:
-        return [key]
-    return [f"{key.rstrip('/')}/{inner}" for below, rest in value.items() for inner in _flatten(below, rest)]
+def _of_node(entry: str, full: str, name: str) -> bool:
+    """Whether an entry of a parameter file is for a node by its name, and not for every node."""
+    return _matches(entry, full) and entry.rpartition("/")[2] == name
+
+
+def _similar(node: Node, parameter: str) -> str:
+    close = get_close_matches(parameter, list(node.get_parameters_by_prefix("")), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def entries_of(content: dict[str, Any], above: str = "") -> dict[str, dict[str, Any]]:
+    """Node name -> parameters of a parameter file, where namespaces may be written as keys above one another."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        name = f"{above.rstrip('/')}/{key}" if above else key
+        if not isinstance(value, dict):
+            continue
+        if "ros__parameters" in value:
+            found[name] = _parameters(value["ros__parameters"] or {})
+        else:
+            found |= entries_of(value, name)
+    return found
+
+
+def _parameters(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Parameters by their names with dots, as ROS reads nested ones."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _parameters(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 def _matches(entry: str, full: str) -> bool:

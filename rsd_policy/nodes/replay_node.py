@@ -24,14 +24,14 @@ from rsd_msgs.msg import EpisodeStatus
 from rsd_policy.bags.playback import Shown
 from rsd_policy.bags.session import run_session
 from rsd_policy.errors import InferenceError
-from rsd_policy.exit_status import INTERRUPTED
+from rsd_policy.exit_status import DONE, INTERRUPTED
 from rsd_policy.faults import debugging, report
 from rsd_policy.nodes.conductor import Conductor
 from rsd_policy.nodes.eval_node import bring_up
 from rsd_policy.nodes.message_class import message_class
 from rsd_policy.nodes.messages import chunk_from_msg, to_nanoseconds, to_stamp
-from rsd_policy.nodes.parameters import declare_text
-from rsd_policy.nodes.runtime import COMMANDS, LOCKSTEP_INPUT, die_with_supervisor
+from rsd_policy.nodes.parameters import declare_text, make_node
+from rsd_policy.nodes.runtime import COMMANDS, LOCKSTEP_INPUT, die_with_supervisor, show_help, start_ros
 from rsd_policy.observation import ActionChunk
 from rsd_policy.robots.contract import Contract
 
@@ -148,10 +148,13 @@ def run(node: ReplayNode) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `replay_node`."""
+    if show_help(ReplayNode.__module__, args):
+        return DONE
     die_with_supervisor()
-    rclpy.init(args=args)
-    node = ReplayNode()
+    node: ReplayNode | None = None
     try:
+        start_ros(args)
+        node = make_node(ReplayNode, args)
         return run(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         print("replay_node: interrupted", file=sys.stderr)
@@ -159,7 +162,8 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         return report("replay_node", error, debug=debugging())
     finally:
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
 
 

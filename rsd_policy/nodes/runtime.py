@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -19,7 +21,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from rsd_policy.errors import RSDError
+from rsd_policy.errors import ArgumentError, RSDError
 from rsd_policy.faults import debugging, report
 from rsd_policy.graph.supervisor import SUPERVISOR_PID
 from rsd_policy.nodes.parameters import make_node
@@ -95,6 +97,19 @@ class _Signals:
         os.close(self._read)
 
 
+def start_ros(args: Sequence[str] | None, **options: Any) -> None:
+    """`rclpy.init`.
+
+    Raises:
+        ArgumentError: rcl cannot read what follows --ros-args: an unknown option, a rule, a file of parameters.
+    """
+    try:
+        rclpy.init(args=args, **options)
+    except RuntimeError as error:
+        said = re.sub(r", at [^ ,]+:\d+", "", " ".join(str(error).split()))  # without places in rcl's sources
+        raise ArgumentError(f"ROS arguments: {said}") from error
+
+
 def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of the context; returns the exit status.
 
@@ -106,7 +121,10 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
     if show_help(make.__module__, args):
         return 0
     die_with_supervisor()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        start_ros(args, signal_handler_options=SignalHandlerOptions.NO)
+    except ArgumentError as error:
+        return report(Path(sys.argv[0]).stem, error, debug=debugging())
     node: Node | None = None
     ending: GuardCondition | None = None
 

@@ -11,7 +11,7 @@ import pytest
 INSTALL = Path(__file__).resolve().parents[2] / "ros2_ws" / "install"
 
 
-@pytest.mark.parametrize("node", ["policy_node", "eval_node"])
+@pytest.mark.parametrize("node", ["policy_node", "eval_node", "replay_node"])
 def test_an_installed_node_answers_help_and_does_not_start(node: str) -> None:
     done = subprocess.run(
         ["bash", "-c", '. "$0/setup.bash" && "$0/lib/rsd_policy/$1" --help', INSTALL, node],

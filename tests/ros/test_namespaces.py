@@ -12,7 +12,7 @@ from rcl_interfaces.srv import GetParameters
 from rosgraph_msgs.msg import Clock
 
 from rsd_policy.exit_status import NOT_SET_UP, WRONG_ARGUMENTS
-from rsd_policy.nodes.parameters import unheard
+from rsd_policy.nodes.parameters import entries_of, unheard
 from rsd_policy.settings import EVAL_CONFIG
 from rsd_policy.share import shared_path
 
@@ -54,7 +54,7 @@ def test_which_entries_mean_the_node_and_miss_its_namespace(content, heard):
     filled = {key: value or {"ros__parameters": {}} for key, value in content.items()}
     if "robot1" in filled:
         filled["robot1"]["action_executor"] = {"ros__parameters": {}}
-    assert (unheard(filled, "/robot1/action_executor", "action_executor") == []) is heard
+    assert (unheard(entries_of(filled), "/robot1/action_executor", "action_executor") == []) is heard
 
 
 def test_parameters_that_miss_the_node_s_namespace_are_refused_by_name(domain, tmp_path):
@@ -65,6 +65,43 @@ def test_parameters_that_miss_the_node_s_namespace_are_refused_by_name(domain, t
     assert status == WRONG_ARGUMENTS
     assert "parameters of 'action_executor' do not reach the node /robot1/action_executor" in printed
     assert "'/**/action_executor:'" in printed and "Traceback" not in printed
+
+
+def test_parameters_for_the_name_that_a_node_had_are_refused(domain, tmp_path):
+    """A launch file that renames the node and keeps its file: the node ran with its defaults, in silence."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("action_executor:\n  ros__parameters:\n    period: 0.1\n")
+    status, printed = ended(start(domain, EXECUTOR, "-r", "__node:=left_executor", "--params-file", str(file)))
+    assert status == WRONG_ARGUMENTS
+    assert "parameters of 'action_executor' do not reach the node /left_executor; write '/left_executor:'" in printed
+
+
+def test_a_parameter_that_the_node_does_not_have_is_refused_by_name(domain, tmp_path):
+    """A misspelt limit was ignored in silence, and the arm moved with the default."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**/action_executor:\n  ros__parameters:\n    limt: 0.1\n")
+    status, printed = ended(start(domain, EXECUTOR, "--params-file", str(file)))
+    assert status == WRONG_ARGUMENTS
+    assert "/action_executor has no parameter 'limt'; did you mean 'limit'?" in printed
+
+
+def test_a_parameter_that_the_node_does_not_have_is_warned_of_on_the_command_line(domain):
+    process = start(domain, EXECUTOR, "-p", "limt:=0.1")
+    try:
+        assert "/action_executor has no parameter 'limt'; did you mean 'limit'?" in process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--params-file", "/nowhere.yaml"), ("-r", "__ns:=robot"), ("--parms-file", "a.yaml")]
+)
+def test_arguments_that_ros_cannot_read_are_refused_in_one_line(domain, wrong):
+    """Each was a traceback of rclpy."""
+    status, printed = ended(start(domain, EXECUTOR, *wrong))
+    assert status == WRONG_ARGUMENTS
+    assert wrong[1] in printed and "Traceback" not in printed
 
 
 def test_a_parameter_for_a_node_name_that_misses_the_namespace_is_refused(domain):
