@@ -258,10 +258,11 @@ class Playback:
         kinds = {topic_in(self.namespace, topic): kind for topic, kind in self.contract.inputs.values()}
         missing = [topic for topic in names if topic not in self.bag.topics]
         if missing:
-            there = ", ".join(sorted(self.bag.topics)[:20])
+            there = ", ".join(sorted(self.bag.topics)[:20]) or "none"
+            damage = "".join(f"; {line}" for line in self.bag.damage)
             raise ArgumentError(
                 f"{self.bag.path}: expected {', '.join(missing)} of the contract '{self.contract.robot}'; the bag has "
-                f"{there}; give the right --robot or --namespace"
+                f"{there}{damage}; give the right --robot or --namespace"
             )
         for topic, kind in kinds.items():
             found = self.bag.topics[topic].type
