@@ -1,12 +1,13 @@
 """The stages of one inference as CUDA graphs: from frames in pinned memory to decoded actions in pinned memory.
 
-Three graphs for each set of input shapes, recorded when the first observation of these shapes comes:
+Three segments for each set of input shapes, recorded when the first observation of these shapes comes:
 
-    early   copy in -> preprocess -> embed -> layers 0 .. k-1
+    early   copy in -> preprocess | embed -> layers 0 .. k-1
     draft   exit readers -> draft -> decode [-> the gate's probability] -> copy out
-    late    layers k .. N-1 -> head -> decode -> copy out
+    late    layers k, k+1 | layers k+2 .. N-1 -> head -> decode -> copy out
 
-An inference copies the observation into pinned memory, replays two or three graphs and waits once for each chunk that
+Where a bar stands a segment is two graphs: while the device runs the first, the host launches the second. An inference
+copies the observation into pinned memory, replays two or three segments and waits once for each chunk that
 it hands out. It allocates nothing on the device. Every mode replays the same early and late graphs, so the final chunk
 is the same in each. Modules use their fused kernels while they are recorded (rsd_policy.kernels).
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 MAX_SHAPES = 8
 """Programs kept, one for each set of input shapes (the prompt's length decides it); the oldest goes first."""
 
+HEAD_START = 2
+"""Layers after layer k in a graph of their own, which the device computes while the host launches the others: a GPU
+waits 0.09 ms for the launch of a 7B's late layers otherwise, when the gate has declined a draft."""
+
 Mark = Callable[[str], None]
 
 Recording = TypeVar("Recording")
@@ -55,11 +60,20 @@ class Segment:
         pool: memory shared with graphs that never run at the same time.
         device: a GPU.
         to_host: copy the outputs to pinned memory; else they stay where they are, as `outputs`.
+        after: a short segment that is launched before this one, whose own launch takes the host a while: the device has
+            something to do meanwhile.
     """
 
     def __init__(
-        self, call: Callable[[Mark], dict[str, Tensor]], pool: Any, device: torch.device, *, to_host: bool
+        self,
+        call: Callable[[Mark], dict[str, Any]],
+        pool: Any,
+        device: torch.device,
+        *,
+        to_host: bool,
+        after: Segment | None = None,
     ) -> None:
+        self._after = after
         stream, current = recording_stream(device), torch.cuda.current_stream(device)
         stream.wait_stream(current)
         with kernels.fused(), torch.cuda.stream(stream):
@@ -89,6 +103,8 @@ class Segment:
 
     def launch(self) -> None:
         """Replay; returns at once."""
+        if self._after is not None:
+            self._after._graph.replay()
         self._graph.replay()
         self._done.record()
 
@@ -105,8 +121,10 @@ class Segment:
 
     def stage_ms(self) -> dict[str, float]:
         """Device time of each stage of the last replay, which is over."""
-        pairs = zip(self._events[:-1], self._events[1:], strict=True)
-        return {stage: before.elapsed_time(event) for (_, before), (stage, event) in pairs}
+        times = {} if self._after is None else self._after.stage_ms()
+        for (_, before), (stage, event) in zip(self._events[:-1], self._events[1:], strict=True):
+            times[stage] = times.get(stage, 0.0) + before.elapsed_time(event)
+        return times
 
 
 class Program:
@@ -126,12 +144,17 @@ class Program:
         tail, first = (torch.from_numpy(array).pin_memory() for array in action_inputs(None))
         self._tail, self._first = tail.numpy(), first.numpy()
 
+        k = policy.exit_layer
+        prepared = prepare(backbone, inputs, pool, device)
+
         def early(mark: Mark) -> dict[str, Tensor]:
-            x = backbone.forward_layers(embedded(backbone, inputs, device, mark), 0, policy.exit_layer)
+            x = backbone.embed(prepared.outputs["inputs"])
+            mark("vision")
+            x = backbone.forward_layers(x, 0, k)
             mark("layers_early")
             return {"x": x}
 
-        self.early = Segment(early, pool, device, to_host=False)
+        self.early = Segment(early, pool, device, to_host=False, after=prepared)
         x = self.early.outputs["x"]
 
         def draft(mark: Mark) -> dict[str, Tensor]:
@@ -146,29 +169,38 @@ class Program:
                 mark("gate")
             return answer
 
+        def late_start(mark: Mark) -> dict[str, Tensor]:
+            y = backbone.forward_layers(x, k, middle)
+            mark("layers_late")
+            return {"y": y}
+
         def late(mark: Mark) -> dict[str, Tensor]:
-            hidden = backbone.late_hidden(x, policy.exit_layer)
+            hidden = backbone.late_hidden(started.outputs["y"], middle)
             mark("layers_late")
             tokens, margins = policy.head(hidden)
             mark("head")
             return {"tokens": tokens, "margins": margins, "actions": decode(policy.codec, tokens)}
 
         self.draft = Segment(draft, pool, device, to_host=True) if drafts else None
-        self.late = Segment(late, pool, device, to_host=True)
+        middle = min(k + HEAD_START, backbone.num_layers - 1)
+        started = Segment(late_start, pool, device, to_host=False)
+        self.late = Segment(late, pool, device, to_host=True, after=started)
 
     def tell(self, last_action: NDArray[np.float32] | None) -> None:
         """Put the last executed command there."""
         self._tail[:], self._first[:] = action_inputs(last_action)
 
 
-def embedded(backbone: Backbone, inputs: dict[str, Tensor], device: torch.device, mark: Mark) -> Tensor:
-    """The sequence before the first layer, of `Backbone.stage`'s arrays in pinned memory."""
-    there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-    prepared = backbone.prepare(there)
-    mark("preprocess")
-    x = backbone.embed(prepared)
-    mark("vision")
-    return x
+def prepare(backbone: Backbone, inputs: dict[str, Tensor], pool: Any, device: torch.device) -> Segment:
+    """`Backbone.prepare` of `Backbone.stage`'s arrays in pinned memory; the output "inputs" is what `embed` takes."""
+
+    def call(mark: Mark) -> dict[str, Any]:
+        there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        prepared = backbone.prepare(there)
+        mark("preprocess")
+        return {"inputs": prepared}
+
+    return Segment(call, pool, device, to_host=False)
 
 
 class Recordings(Generic[Recording]):
@@ -273,13 +305,18 @@ class RecordedReference:
         backbone, action_head = reference.backbone, cast("nn.Module", reference.action_head)
 
         def record(inputs: dict[str, Tensor]) -> Segment:
+            pool = torch.cuda.graph_pool_handle()
+            prepared = prepare(backbone, inputs, pool, device)
+
             def answer(mark: Mark) -> dict[str, Tensor]:
-                hidden = backbone.late_hidden(embedded(backbone, inputs, device, mark), 0)
+                x = backbone.embed(prepared.outputs["inputs"])
+                mark("vision")
+                hidden = backbone.late_hidden(x, 0)
                 normalised = action_head(hidden).double()
                 mark("reference")
                 return {"normalised": normalised}
 
-            return Segment(answer, torch.cuda.graph_pool_handle(), device, to_host=True)
+            return Segment(answer, pool, device, to_host=True, after=prepared)
 
         self._units = backbone.units
         self._recordings = Recordings(backbone, device, record)

@@ -93,7 +93,7 @@ class PixelNormalisation:
         return cls(*(tuple(tuple(map(float, tower)) for tower in values) for values in (means, stds)))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def _constants_on(normalisation: PixelNormalisation, device: torch.device) -> tuple[Tensor, Tensor]:
     """Means and standard deviations, each [1, 2, 3, 1, 1]; kept, because a CUDA graph must not copy from the host."""
     means, stds = (

@@ -82,14 +82,14 @@ def crop_positions(size: int, area: float) -> tuple[NDArray[np.int64], NDArray[n
     return below.astype(np.int64), np.ceil(at).astype(np.int64), at - below
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def taps_on(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """`lanczos_taps` on a device; kept, because a CUDA graph must not copy from the host."""
     indices, weights = lanczos_taps(source, target)
     return torch.from_numpy(indices).to(device), torch.from_numpy(weights).to(device)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def positions_on(size: int, area: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """`crop_positions` on a device; kept as well."""
     below, above, fraction = (torch.from_numpy(array).to(device) for array in crop_positions(size, area))
