@@ -113,6 +113,7 @@ class ChunkStats:
     Attributes:
         stage_ms: stage -> device-synchronised wall time in ms. Stages: preprocess, vision, layers_early, draft,
             gate, layers_late, head, decode; or reference, the output head that a published checkpoint came with.
+            Of CUDA graphs the device's own times; what is left of the wall time is the stage host.
         first_action_ms: time from the call until the first usable chunk (provisional or final), ms.
         total_ms: time from the call until the final chunk, ms.
         token_agreement: per compared level, fraction of equal tokens over the executed steps, of those that carry
