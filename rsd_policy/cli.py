@@ -59,6 +59,15 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand named by the first argument. Returns the exit status."""
+    try:
+        return _main(argv)
+    except BrokenPipeError:
+        # the reader (head, less) has gone: end as other programs do, and keep the interpreter from flushing into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _main(argv: list[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = debugging()
     if arguments[:1] == ["--debug"]:
@@ -69,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         return WRONG_ARGUMENTS
     name, *rest = arguments
     if name in ("-h", "--help", "help"):
-        print(usage())
+        print(usage(), flush=True)  # a reader that has gone is met here, not at the end of the interpreter
         return DONE
     if name in SHELL_COMMANDS:
         print(
@@ -97,9 +106,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     try:
         return int(import_module(module).main(arguments))
     except BrokenPipeError:
-        # the reader (head, less) has gone: end as other programs do, and keep the interpreter from flushing into it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        raise  # not a fault of the disk
     except KeyboardInterrupt as interrupt:
         if debug:
             traceback.print_exc()

@@ -127,6 +127,17 @@ def test_ctrl_c_ends_with_130_and_without_traceback(command, capsys: pytest.Capt
     assert capsys.readouterr().err == "\nrsd probe: interrupted\n"
 
 
+def test_the_list_of_subcommands_may_lose_its_reader_too() -> None:
+    """`rsd --help | head -3` ended with a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "rsd_policy.cli", "--help"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     # more output than a pipe holds, so that the write fails while the command runs
     code = (
