@@ -58,6 +58,7 @@ class ActionExecutor(LifecycleNode):
         self._active = False
         self._timer: Timer | None = None
         self._episode = 0
+        self._running = False
         self._step = 0
         self._waiting: EpisodeStatus | None = None
         self._answer: Action | None = None
@@ -130,11 +131,15 @@ class ActionExecutor(LifecycleNode):
         # Lockstep waits for the final chunk: which of the two is executed must not depend on timing.
         if not self._active or not (msg.verified or (self._realtime and self._provisional)):
             return
+        assert self._chunks is not None
         if msg.episode > self._episode:
             self._enter(msg.episode)
         elif msg.episode < self._episode:
-            return
-        assert self._chunks is not None
+            if msg.episode or self._episode_runs():
+                return
+            # a robot without episodes goes on where a simulation or a bag has ended
+            self._episode = self._step = 0
+            self._chunks.drop()
         try:
             self._chunks.set_chunk(actions_from_msg(msg), stamp=to_seconds(msg.header.stamp), verified=msg.verified)
         except ActionError as error:
@@ -162,7 +167,12 @@ class ActionExecutor(LifecycleNode):
         self.get_logger().warning(text, throttle_duration_sec=10.0)
         return text
 
+    def _episode_runs(self) -> bool:
+        """Whether chunks must belong to an episode; in real time one whose publisher is gone runs no more."""
+        return not self._realtime or (self._running and self.count_publishers("episode") > 0)
+
     def _on_status(self, msg: EpisodeStatus) -> None:
+        self._running = msg.state == EpisodeStatus.RUNNING
         if not self._active:
             return
         if msg.episode != self._episode:

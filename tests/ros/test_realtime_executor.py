@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from rsd_msgs.msg import Action
+from rsd_msgs.msg import Action, EpisodeStatus
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
 
 from rsd_policy.nodes.messages import chunk_to_msg
@@ -27,11 +27,13 @@ class Policy:
         self.commands = probe.record(Action, "action")
         self.chunks = probe.publisher(ActionChunkMsg, "action_chunk")
 
-    def answer(self, speed, *, verified=True, gripper=1.0):
+    def answer(self, speed, *, verified=True, gripper=1.0, episode=0):
         actions = np.full((STEPS, 7), speed, np.float32)
         actions[:, 6] = gripper
         stamp = self.probe.node.get_clock().now().to_msg()
-        self.chunks.publish(chunk_to_msg(ActionChunk(actions=actions, verified=verified), stamp, 0, "speculative"))
+        self.chunks.publish(
+            chunk_to_msg(ActionChunk(actions=actions, verified=verified), stamp, episode, "speculative")
+        )
 
     def level(self):
         return self.probe.diagnostics[NAME].level if NAME in self.probe.diagnostics else None
@@ -70,6 +72,21 @@ def test_a_refused_chunk_is_reported_until_a_good_one_comes(policy):
     assert list(policy.commands[-1].values) == [0.0] * 6 + [1.0], "the arm holds, the hand stays closed"
     policy.answer(0.25)
     policy.probe.spin_until(lambda: policy.level() == DiagnosticStatus.OK, 10, "the end of the error")
+
+
+def test_a_robot_without_episodes_goes_on_after_one_has_ended(policy):
+    """Chunks of no episode were dropped for good, in silence, once an episode (of a bag, say) had been seen."""
+    statuses = policy.probe.publisher(EpisodeStatus, "episode")
+    statuses.publish(EpisodeStatus(episode=3, state=EpisodeStatus.RUNNING))
+    policy.answer(0.5, episode=3)
+    policy.probe.spin_until(lambda: policy.commands[-1].episode == 3 and policy.moving(), 10, "motion")
+    policy.answer(0.1)
+    policy.probe.spin_for(0.5)
+    assert policy.commands[-1].values[0] == 0.5, "while the episode runs, only its own chunks are executed"
+    statuses.publish(EpisodeStatus(episode=3, state=EpisodeStatus.SUCCESS))
+    policy.probe.spin_for(0.2)
+    policy.answer(0.1)
+    policy.probe.spin_until(lambda: policy.commands[-1].values[0] == np.float32(0.1), 10, "motion without an episode")
 
 
 def test_the_last_command_of_an_interrupted_process_is_a_hold(policy):
