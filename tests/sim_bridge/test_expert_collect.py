@@ -104,3 +104,13 @@ def test_bursts_have_the_stated_length_and_seldom_turn_the_gripper_round() -> No
     assert lengths.min() >= BURST_STEPS[0] and np.median(lengths) <= BURST_STEPS[1]
     assert 0.03 < np.sum(flipped) / np.sum(flags) < 0.2
     assert not bursts.apply(label, allowed=False)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--task-suite", "libero_spatial_swap"], ["--task-suite", "libero_10", "--compose"]]
+)
+def test_perturbed_suites_and_two_kinds_of_tasks_at_once_are_refused(arguments: list[str]) -> None:
+    """LIBERO-PRO's suites are evaluated by their names; demonstrations of them must not come about by the same name."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
