@@ -74,7 +74,7 @@ def _parse(topic: Topic) -> Any:
 
 
 def own_messages() -> Any:
-    """The types of rsd_msgs, for bags of old formats that hold no definitions."""
+    """The types of rsd_msgs as in the sources, for bags of old formats that hold no definitions; empty elsewhere."""
     folder = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "rsd_msgs" / "msg"
     types: dict[str, Any] = {}
     for path in sorted(folder.glob("*.msg")):
@@ -94,8 +94,9 @@ def writable_types(kind: str, share: Path | None = None) -> Any:
     store = get_typestore(Stores.ROS2_JAZZY)
     if kind in store.types:
         return store
-    if kind.startswith(OWN_MESSAGES):
-        store.register(own_messages())
+    own = own_messages()
+    if kind.startswith(OWN_MESSAGES) and own:
+        store.register(own)
         return store
     package, _, name = kind.split("/")
     path = None if share is None else share / package / "msg" / f"{name}.msg"
