@@ -39,7 +39,7 @@ class StateCheck:
         if context != self._accepted:
             if odd and self._contract.state_check == "refuse":
                 raise ObservationError(
-                    f"the policy was not trained on states like this one: {'; '.join(odd)}. Nothing is answered to it: "
+                    f"the policy was not trained on states like this one: {'; '.join(odd)} Nothing is answered to it: "
                     f"correct the contract '{self._contract.robot}', or set state.check: warn in it"
                 )
             self._accepted = context
