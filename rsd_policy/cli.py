@@ -8,6 +8,7 @@ import sys
 import traceback
 from importlib import import_module
 
+from rsd_policy import interrupts
 from rsd_policy.exit_status import DONE, INTERRUPTED, WRONG_ARGUMENTS
 from rsd_policy.faults import debugging, report
 
@@ -104,7 +105,10 @@ def _from_home(argument: str) -> str:
 def _run(name: str, arguments: list[str], debug: bool) -> int:
     module, _ = COMMANDS[name]
     try:
-        return int(import_module(module).main(arguments))
+        interrupts.listen()
+        command = import_module(module)
+        interrupts.check()
+        return int(command.main(arguments))
     except BrokenPipeError:
         raise  # not a fault of the disk
     except KeyboardInterrupt as interrupt:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +24,7 @@ from rsd_policy.errors import (
     SetupError,
     SimulationError,
 )
+from rsd_policy.exit_status import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -155,3 +157,24 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.wait(timeout=60) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_while_it_imports_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C inside a callback of the import system is "ignored": the evaluation then ran to its end."""
+
+    class Dropping:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def import_and_be_interrupted(name: str) -> ModuleType:
+        dropping = Dropping()
+        del dropping  # what __del__ raises is ignored, as in the callback
+        return ModuleType(name)
+
+    monkeypatch.setattr(cli, "import_module", import_and_be_interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.main(["doctor"]) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)

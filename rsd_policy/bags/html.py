@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsd_policy.bags.answers import Answer, Replayed
 from rsd_policy.bags.compare import FIELDS
-from rsd_policy.bags.replay import Answer, Replayed
 from rsd_policy.bags.table import odd, verdict
 
 FIELD_DISTANCE = 2.5

@@ -5,15 +5,16 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsd_policy.bags.compare import Difference, difference
+from rsd_policy.bags.answers import Answer, Replayed
+from rsd_policy.bags.compare import difference
 from rsd_policy.bags.playback import Playback, Shown
+from rsd_policy.bags.results import read_answers
 from rsd_policy.errors import ArgumentError
 from rsd_policy.observation import ActionChunk
 from rsd_policy.robots.state import unlike_training
@@ -55,58 +56,6 @@ class EngineAnswerer:
         return self._engine.infer(shown.observation)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a policy said to one observation, beside what it was compared with.
-
-    Attributes:
-        stamp: of the observation, ns.
-        chunk: the answer.
-        expected: [T, 7] of what it is compared with; None when there is nothing for this moment.
-        difference: between them.
-    """
-
-    stamp: int
-    episode: int
-    instruction: str
-    chunk: ActionChunk
-    expected: NDArray[np.float32] | None
-    difference: Difference | None
-
-
-@dataclass
-class Replayed:
-    """A replay.
-
-    Attributes:
-        against: what was compared with: "recorded", "commands", a mode, a directory, or "" for nothing.
-        answers: one per observation, in order.
-        pictures: stamp -> camera -> uint8 [H, W, 3], of the moments that differ most.
-        wall_s: how long it took, reading and transport included.
-        unlike: what in the states the policy has not seen in training -> how often.
-    """
-
-    against: str
-    answers: list[Answer] = field(default_factory=list)
-    pictures: dict[int, dict[str, NDArray[np.uint8]]] = field(default_factory=dict)
-    unlike: dict[str, int] = field(default_factory=dict)
-    wall_s: float = 0.0
-
-    @property
-    def compared(self) -> list[Answer]:
-        return [answer for answer in self.answers if answer.difference is not None]
-
-    @property
-    def first(self) -> Answer | None:
-        """The first answer with a value outside its tolerance."""
-        return next((a for a in self.compared if a.difference is not None and a.difference.first is not None), None)
-
-    @property
-    def equal(self) -> bool:
-        """Bit for bit."""
-        return all(a.difference is not None and a.difference.equal for a in self.compared)
-
-
 Expected = Callable[[Shown], "NDArray[np.float32] | None"]
 
 
@@ -138,8 +87,6 @@ def expectation(against: str | None, playback: Playback, in_mode: Callable[[Mode
         return against, lambda shown: other.answer(shown).actions
     path = Path(against).expanduser()
     if path.exists():
-        from rsd_policy.bags.results import read_answers
-
         answers = read_answers(path)
         return str(path), lambda shown: answers.get(shown.stamp)
     raise ArgumentError(

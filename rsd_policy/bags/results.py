@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from rsd_policy.bags.answers import Answer, Replayed
 from rsd_policy.bags.compare import FIELDS, UNITS, tolerances
 from rsd_policy.bags.playback import Playback
-from rsd_policy.bags.replay import Answer, Replayed
 from rsd_policy.errors import ArgumentError
 
 JSON = "replay.json"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from rsd_policy import interrupts
 from rsd_policy.errors import EpisodeError, SetupError
 from rsd_policy.evaluation.protocol import EvalConfig, format_indices
 from rsd_policy.graph.bringup import NodeSpec, ParameterValue, eval_nodes
@@ -101,6 +102,7 @@ def run_graph(specs: Sequence[NodeSpec], *, config: Path | None, logs: Path) -> 
         KeyboardInterrupt: SIGINT or SIGTERM came. By then no process is left.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    interrupts.check()
     processes: list[GraphProcess] = []
     with ros_domain() as domain, _signals() as received:
         try:

@@ -94,8 +94,8 @@ FIELDS = ("x", "y", "z", "axis-angle x", "axis-angle y", "axis-angle z", "finger
 FAR = (4.0, 4.0, 4.0, 6.0, 6.0, 6.0, 4.0, 4.0)
 """Standard deviations from the mean of the training beyond which a number is not from there.
 
-The scripted expert's own episodes (tasks of four suites) come as far as 2.1 in position, 4.5 in rotation and 1.5 at the
-fingers; the base frame for LIBERO's world is 4.4 in x at the start of an episode.
+The scripted expert's own episodes (tasks of three suites) come as far as 2.1 in position, 4.5 in rotation and 1.5 at
+the fingers; the base frame for LIBERO's world is 4.4 in x at the start of an episode.
 """
 
 ONE_SIDED = 1.2
