@@ -179,6 +179,11 @@ def launched_eval(values: Mapping[str, str]) -> list[NodeSpec]:
         seed=_number("seed", values, int),
         device=values["device"],
     )
+    return nodes_of(config, values["out"], report=True)
+
+
+def nodes_of(config: EvalConfig, out: str, *, report: bool) -> list[NodeSpec]:
+    """The evaluation graph of a configuration; `out` and `report` as in `eval_nodes`."""
     return eval_nodes(
         task_suite=config.suite,
         tasks=format_indices(config.tasks),
@@ -191,8 +196,8 @@ def launched_eval(values: Mapping[str, str]) -> list[NodeSpec]:
         clock=config.clock,
         device=config.device or "cpu",
         seed=config.seed,
-        out=values["out"],
-        report=True,
+        out=out,
+        report=report,
     )
 
 

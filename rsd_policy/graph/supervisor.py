@@ -22,9 +22,9 @@ from types import FrameType
 
 from rsd_policy import interrupts
 from rsd_policy.errors import EpisodeError, SetupError
-from rsd_policy.evaluation.protocol import EvalConfig, format_indices
-from rsd_policy.graph.bringup import NodeSpec, ParameterValue, eval_nodes
-from rsd_policy.settings import DEFAULT_MODE, EVAL_CONFIG
+from rsd_policy.evaluation.protocol import EvalConfig
+from rsd_policy.graph.bringup import NodeSpec, ParameterValue, nodes_of
+from rsd_policy.settings import EVAL_CONFIG
 from rsd_policy.share import shared_path
 
 SUPERVISOR_PID = "RSD_SUPERVISOR_PID"
@@ -70,21 +70,7 @@ def run_eval(config: EvalConfig, out: Path, more: Sequence[NodeSpec] = ()) -> in
     Raises:
         As `run_graph`.
     """
-    specs = eval_nodes(
-        task_suite=config.suite,
-        tasks=format_indices(config.tasks),
-        trials=format_indices(config.trials),
-        policy=config.policy,
-        mode=config.mode or DEFAULT_MODE,
-        alpha=config.alpha,
-        norm_key=config.norm_key,
-        base=config.base,
-        clock=config.clock,
-        device=config.device or "cpu",
-        seed=config.seed,
-        out=str(out),
-        report=False,
-    )
+    specs = nodes_of(config, str(out), report=False)
     return run_graph([*specs, *more], config=shared_path(str(EVAL_CONFIG)), logs=out / "logs")
 
 

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 
@@ -22,8 +21,7 @@ from rsd_policy.errors import EpisodeError
 from rsd_policy.evaluation.protocol import EXPERT, EvalConfig, parse_indices
 from rsd_policy.evaluation.recorder import Recorder
 from rsd_policy.evaluation.results import ERROR, EpisodeResult
-from rsd_policy.exit_status import DONE, INTERRUPTED, NOT_RUN
-from rsd_policy.faults import debugging, report
+from rsd_policy.exit_status import DONE, NOT_RUN
 from rsd_policy.graph.supervisor import FOREIGN_DISCOVERY
 from rsd_policy.libero import EVALUATED_SUITES
 from rsd_policy.nodes.conductor import Conductor, GraphError, SilentNodeError
@@ -35,9 +33,8 @@ from rsd_policy.nodes.parameters import (
     declare_policy_options,
     declare_setting,
     declare_text,
-    make_node,
 )
-from rsd_policy.nodes.runtime import die_with_supervisor, show_help, start_ros
+from rsd_policy.nodes.runtime import conduct_with
 from rsd_policy.reports.report import write_outputs
 from rsd_policy.reports.tables import print_summary
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, MODES, SHARED
@@ -198,23 +195,7 @@ def evaluate(node: EvalNode) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `eval_node`."""
-    if show_help(EvalNode.__module__, args):
-        return DONE
-    die_with_supervisor()
-    node: EvalNode | None = None
-    try:
-        start_ros(args)
-        node = make_node(EvalNode, args)
-        return evaluate(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        print("eval_node: interrupted; finished episodes are kept, the same call resumes", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report("eval_node", error, debug=debugging())
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    return conduct_with(EvalNode, evaluate, "finished episodes are kept, the same call resumes", args)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rsd_msgs.msg import ActionChunk as ActionChunkMsg
 from rsd_msgs.msg import EpisodeStatus
@@ -24,14 +23,12 @@ from rsd_msgs.msg import EpisodeStatus
 from rsd_policy.bags.playback import Shown
 from rsd_policy.bags.session import run_session
 from rsd_policy.errors import InferenceError
-from rsd_policy.exit_status import DONE, INTERRUPTED
-from rsd_policy.faults import debugging, report
 from rsd_policy.nodes.conductor import Conductor
 from rsd_policy.nodes.eval_node import bring_up
 from rsd_policy.nodes.message_class import message_class
 from rsd_policy.nodes.messages import chunk_from_msg, to_nanoseconds, to_stamp
-from rsd_policy.nodes.parameters import declare_text, make_node
-from rsd_policy.nodes.runtime import COMMANDS, LOCKSTEP_INPUT, die_with_supervisor, show_help, start_ros
+from rsd_policy.nodes.parameters import declare_text
+from rsd_policy.nodes.runtime import COMMANDS, LOCKSTEP_INPUT, conduct_with
 from rsd_policy.observation import ActionChunk
 from rsd_policy.robots.contract import Contract
 
@@ -148,23 +145,7 @@ def run(node: ReplayNode) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `replay_node`."""
-    if show_help(ReplayNode.__module__, args):
-        return DONE
-    die_with_supervisor()
-    node: ReplayNode | None = None
-    try:
-        start_ros(args)
-        node = make_node(ReplayNode, args)
-        return run(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        print("replay_node: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report("replay_node", error, debug=debugging())
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    return conduct_with(ReplayNode, run, "no report is written", args)
 
 
 if __name__ == "__main__":

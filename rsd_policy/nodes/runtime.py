@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -22,11 +22,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from rsd_policy.errors import ArgumentError, RSDError
+from rsd_policy.exit_status import DONE, INTERRUPTED
 from rsd_policy.faults import debugging, report
 from rsd_policy.graph.supervisor import SUPERVISOR_PID
 from rsd_policy.nodes.parameters import make_node
 
 _PR_SET_PDEATHSIG = 1
+
+N = TypeVar("N", bound=Node)
 
 STOP_TIMEOUT_S = 1.0
 """After a signal a node has so long to say its last word; then its context ends whatever it is doing."""
@@ -175,6 +178,34 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
     # spin returns like this when the context was shut down while a callback ran
     _raise_fatal(node)
     return 0
+
+
+def conduct_with(make: type[N], work: Callable[[N], int], kept: str, args: Sequence[str] | None) -> int:
+    """Run a node that does one piece of work and spins itself meanwhile; returns the exit status.
+
+    Args:
+        make: the node's class.
+        work: what it does; returns the exit status.
+        kept: what somebody who interrupts it is told of what was done.
+    """
+    if show_help(make.__module__, args):
+        return DONE
+    die_with_supervisor()
+    name = Path(sys.argv[0]).stem
+    node: N | None = None
+    try:
+        start_ros(args)
+        node = make_node(make, args)
+        return work(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print(f"{name}: interrupted; {kept}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(name, error, debug=debugging())
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
 
 
 def _raise_fatal(node: Node | None) -> None:
