@@ -288,7 +288,13 @@ main() {
     done
     # what is said here must not end up in the output of the command that follows
     exec 8>&1 1>&2
-    [ -w "$root" ] || die 3 "$root cannot be written to by user $(id -u); set it up as its owner, or clone it to a place of your own"
+    if [ ! -w "$root" ]; then
+        if [ -L "$venv/bin/python" ] && [ ! -x "$venv/bin/python" ]; then
+            die 3 "user $(id -u) cannot run the Python that $root was set up with, $(readlink -m "$venv/bin/python");" \
+                "its owner must set it up with one that everybody can run:  RSD_PYTHON=/usr/bin/python3 ./rsd setup --clean"
+        fi
+        die 3 "$root cannot be written to by user $(id -u); set it up as its owner, or clone it to a place of your own"
+    fi
     # LC_ALL=C: bytes, whatever the user's locale makes of them. CMake drops what is not ASCII from the names that ROS's
     # generators write; make, CMake and shells give a meaning to the rest.
     local LC_ALL=C
