@@ -44,6 +44,7 @@ setup(
         "bags": BAGS,
         "view": ["rerun-sdk>=0.24"],
         "video": ["av>=12"],
+        "lerobot": ["pyarrow>=15", "av>=12"],
         "gpu": ["triton>=3.1"],
         "openvla": ["transformers>=4.40"],
         "dev": DEV + SIM + EVAL + BAGS,

@@ -32,6 +32,7 @@ _EXTRAS = {
     "sim": ("bddl", "h5py", "libero", "mujoco", "robosuite"),
     "eval": ("imageio_ffmpeg", "matplotlib", "rich", "scipy"),
     "bags": ("mcap", "rosbags"),
+    "lerobot": ("av", "pyarrow"),
     "openvla": ("huggingface_hub", "tokenizers", "transformers"),
 }
 """Extra of the package (setup.py) -> modules that it brings, in the order of asking for them."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rsd_policy.errors import ArgumentError
 from rsd_policy.robots.image_operations import Operation, parse_operation
+from rsd_policy.robots.lerobot_columns import LeRobotColumns, parse_lerobot
 from rsd_policy.robots.yaml_section import Section
 from rsd_policy.share import shared_path
 
@@ -140,7 +141,7 @@ class ActionMeaning:
 
 @dataclass(frozen=True)
 class Contract:
-    """See the module's docstring; `text` is the file as read."""
+    """See the module's docstring; `lerobot`: how datasets of this robot are laid out; `text` is the file as read."""
 
     robot: str
     cameras: tuple[Camera, ...]
@@ -153,6 +154,7 @@ class Contract:
     state_check: str
     path: Path = field(compare=False)
     text: str = field(compare=False, repr=False)
+    lerobot: LeRobotColumns | None = None
 
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
@@ -215,10 +217,12 @@ def load_contract(name: str = DEFAULT_ROBOT) -> Contract:
     instruction.end()
     alignment = _alignment(root, cameras)
     action = _action(root)
+    section = root.section("lerobot", required=False)
+    lerobot = None if section is None else parse_lerobot(section, [camera.name for camera in cameras])
     root.end()
     return Contract(
         robot, cameras, pose, gripper, topic, text.strip(), alignment, action, state_check, path,
-        path.read_text(encoding="utf-8"),
+        path.read_text(encoding="utf-8"), lerobot,
     )  # fmt: skip
 
 

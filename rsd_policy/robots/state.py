@@ -32,7 +32,22 @@ def compose_state(pose: Any, joints: Any, eef: EefPose, gripper: Gripper) -> NDA
             "in one frame only (state.pose.frame and base_translation in the contract)"
         )
     p, q = pose.pose.position, pose.pose.orientation
-    position, quaternion = [p.x, p.y, p.z], [q.x, q.y, q.z, q.w]
+    return place_state([p.x, p.y, p.z], [q.x, q.y, q.z, q.w], fingers(joints, gripper), eef)
+
+
+def place_state(
+    position: Sequence[float], quaternion: Sequence[float], finger_positions: Sequence[float], eef: EefPose
+) -> NDArray[np.float32]:
+    """The state float32 [8] of a pose that is put into the frame of the training.
+
+    Args:
+        position: [3], m, and quaternion (x, y, z, w): as the robot says them.
+        finger_positions: [2], m, with the training's signs.
+        eef: what the pose means.
+
+    Raises:
+        ObservationError: no unit quaternion.
+    """
     # The identity is left out, not multiplied by: the bits of a simulation's state stay as they are.
     if eef.base_rotation != IDENTITY:
         position = rotate(eef.base_rotation, position)
@@ -43,7 +58,7 @@ def compose_state(pose: Any, joints: Any, eef: EefPose, gripper: Gripper) -> NDA
         quaternion = multiply(quaternion, eef.tool_rotation)
     if eef.toward != AS_PUBLISHED and float(np.dot(eef.toward, quaternion)) < 0.0:
         quaternion = [-value for value in quaternion]
-    return proprio_from_pose(position, quaternion, fingers(joints, gripper))
+    return proprio_from_pose(position, quaternion, finger_positions)
 
 
 def fingers(joints: Any, gripper: Gripper) -> list[float]:
@@ -58,7 +73,11 @@ def fingers(joints: Any, gripper: Gripper) -> list[float]:
         raise ObservationError(
             f"{gripper.topic}: expected positions of {', '.join(gripper.joints)}, got {', '.join(positions) or 'none'}"
         )
-    values = [float(positions[name]) for name in gripper.joints]
+    return scale_fingers([float(positions[name]) for name in gripper.joints], gripper)
+
+
+def scale_fingers(values: Sequence[float], gripper: Gripper) -> list[float]:
+    """The two finger positions, m, of two published numbers, or of one, which is the width."""
     if len(values) == 1:
         values = [values[0] / 2.0] * 2
     return [scale * value for scale, value in zip(gripper.scale, values, strict=True)]

@@ -35,6 +35,9 @@ ANSWER_S = 0.5
 
 LEAST_STEPS = 8
 
+Command = tuple[int, NDArray[np.float32]]
+"""Stamp in ns, and values [7] in action units; NaN where it says nothing."""
+
 
 @dataclass
 class Episode:
@@ -94,16 +97,17 @@ def episodes_of(path: Path, contract: Contract, *, source: str, size: int, instr
             source = "commands" if recorded.commands else "state"
         if source == "commands" and not recorded.commands:
             raise RSDError(f"{path}: holds no commands on '{contract.action.commands}'; give --actions state")
+        commands = recorded.commands if source == "commands" else []
         shown = Playback(bag, contract, Recorded(**vars(recorded) | {"chunks": {}}), instruction, period_s=0.0)
         part: list[tuple[Shown, list[NDArray[np.uint8]]]] = []
         for moment in shown.observations():
             if part and moment.context != part[-1][0].context:
-                yield _episode(part, recorded, contract, source)
+                yield _episode(part, commands, contract)
                 part = []
             images = [resize_frame(np.ascontiguousarray(image), size) for image in moment.observation.images.values()]
             part.append((_without_images(moment), images))
         if part:
-            yield _episode(part, recorded, contract, source)
+            yield _episode(part, commands, contract)
 
 
 def _without_images(shown: Shown) -> Shown:
@@ -111,32 +115,58 @@ def _without_images(shown: Shown) -> Shown:
     return Shown(shown.stamp, shown.time, shown.context, shown.task, shown.observation, shown.executed, ())
 
 
-def _episode(part: Sequence[tuple[Shown, Any]], recorded: Recorded, contract: Contract, source: str) -> Episode:
-    meaning = contract.action
-    period = round(meaning.period_s * 1e9)
+def _episode(part: Sequence[tuple[Shown, Any]], commands: Sequence[Command], contract: Contract) -> Episode:
     stamps = np.array([shown.stamp for shown, _ in part], np.int64)
     states = np.array([shown.observation.proprio for shown, _ in part], np.float64)
+    return on_control_grid(
+        stamps, states, [images for _, images in part], part[0][0].task.instruction, commands, contract
+    )
+
+
+def on_control_grid(
+    stamps: NDArray[np.int64],
+    states: NDArray[np.float64],
+    images: Sequence[Sequence[NDArray[np.uint8]]],
+    instruction: str,
+    commands: Sequence[Command],
+    contract: Contract,
+) -> Episode:
+    """An episode of M looks on the grid of the contract's control period.
+
+    Args:
+        stamps: [M], ns. states: [M, 8]. images: [M] of one uint8 [S, S, 3] per camera.
+        commands: of the whole recording; empty: the actions are the differences of the states.
+
+    Raises:
+        RSDError: the episode is shorter than `LEAST_STEPS`.
+    """
+    period = round(contract.action.period_s * 1e9)
     steps = int((stamps[-1] - stamps[0]) // period)
     if steps < LEAST_STEPS:
         raise RSDError(f"expected an episode of at least {LEAST_STEPS} control steps, got {steps}")
     grid = stamps[0] + period * np.arange(steps + 1)
     resampled = _resample(stamps, states, grid)
-    width = np.abs(resampled[:, 6]) + np.abs(resampled[:, 7])
+    width = width_of(resampled)
     actions = _from_states(resampled, contract)
     actions[:, 6] = _gripper(width)
-    if source == "commands":
-        commands = _from_commands(recorded, grid[:-1], period, meaning)
-        actions = np.where(np.isnan(commands), actions, commands).astype(np.float32)
+    if commands:
+        given = _from_commands(commands, grid[:-1], period, contract.action)
+        actions = np.where(np.isnan(given), actions, given).astype(np.float32)
     nearest = np.rint((stamps - stamps[0]) / period).astype(np.int64)
     rows = [int(np.flatnonzero(nearest == step)[0]) for step in np.unique(nearest) if step < steps]
     return Episode(
-        frames=np.array([part[row][1] for row in rows]),
+        frames=np.array([images[row] for row in rows]),
         frame_steps=nearest[rows],
         proprio=states[rows].astype(np.float32),
         actions=actions,
         width=width,
-        instruction=part[0][0].task.instruction,
+        instruction=instruction,
     )
+
+
+def width_of(states: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Opening of the hand [N], m, in states [N, 8] with either sign of the fingers."""
+    return np.asarray(np.abs(states[:, 6]) + np.abs(states[:, 7]))
 
 
 def _resample(stamps: NDArray[np.int64], states: NDArray[np.float64], grid: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -162,11 +192,11 @@ def _from_states(states: NDArray[np.float64], contract: Contract) -> NDArray[np.
 
 
 def _from_commands(
-    recorded: Recorded, grid: NDArray[np.int64], period: int, meaning: ActionMeaning
+    commands: Sequence[Command], grid: NDArray[np.int64], period: int, meaning: ActionMeaning
 ) -> NDArray[np.float32]:
     """The command of each step [N, 7]: the latest one before the step's middle; none for a whole period: no motion."""
-    times = np.array([stamp for stamp, _ in recorded.commands], np.int64)
-    values = np.array([value for _, value in recorded.commands], np.float32)
+    times = np.array([stamp for stamp, _ in commands], np.int64)
+    values = np.array([value for _, value in commands], np.float32)
     latest = np.searchsorted(times, grid + period // 2, side="right") - 1
     actions = values[np.maximum(latest, 0)].copy()
     silent = (latest < 0) | (grid + period // 2 - times[np.maximum(latest, 0)] > period)
