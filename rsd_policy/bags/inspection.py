@@ -110,6 +110,8 @@ def describe_message(message: Any) -> str:
         return str(message.format)
     if hasattr(message, "position"):
         return f"{len(message.name)} joints"
+    if hasattr(message, "transforms"):
+        return f"{len(message.transforms)} transforms"
     if hasattr(message, "pose"):
         return f"frame {message.header.frame_id or 'unnamed'}"
     return "text" if isinstance(getattr(message, "data", None), str) else type(message).__name__.split("__")[-1]

@@ -224,6 +224,7 @@ class Playback:
         contract = self.contract
         names = {topic_in(self.namespace, topic): name for name, (topic, _) in contract.inputs.items()}
         self._check(names)
+        names |= {topic_in(self.namespace, topic): name for name, (topic, _) in contract.latched.items()}
         aligner = make_aligner(contract.inputs, contract.alignment)
         composer = Composer(contract)
         wanted = self.recorded.chunks
@@ -233,11 +234,13 @@ class Playback:
             name = names[record.topic]
             try:
                 kept = composer.take(name, record.message)
-                stamp = record.time if contract.alignment.stamps == "arrival" else stamp_of(record.message)
+                if kept is None:
+                    continue
+                # a pose that is made of transforms has a stamp, the message of them has none
+                stamped = kept if name == "pose" else record.message
+                stamp = record.time if contract.alignment.stamps == "arrival" else stamp_of(stamped)
             except BagError:
                 self.damaged[record.topic] += 1
-                continue
-            if kept is None:
                 continue
             if aligner.restart(name, stamp):
                 part, last = part + 1, None
@@ -250,6 +253,23 @@ class Playback:
                     missing.discard(shown.stamp)
                     yield shown
         self.incomplete = sorted(missing)
+        problem = composer.problem()
+        if problem is not None:
+            self.refused[problem] += 1
+
+    def why_nothing(self) -> str:
+        """Why there was no observation, to go on a sentence that says so."""
+        reasons = [
+            *self.bag.damage,
+            *(f"{topic}: {count} messages are damaged" for topic, count in self.damaged.items()),
+            *(f"{count} x {error}" for error, count in self.refused.most_common(3)),
+        ]
+        if not reasons:
+            reasons = [
+                f"no moment had all of {', '.join(self.contract.inputs)} "
+                f"({self.contract.alignment.how} stamps; `rsd robot check` shows them)"
+            ]
+        return ": " + "; ".join(reasons)
 
     def _due(self, stamp: int, last: int | None) -> bool:
         return last is None or stamp - last >= round(self.period_s * 1e9)

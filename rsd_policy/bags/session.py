@@ -66,7 +66,7 @@ def run_session(
         if sys.stderr.isatty():
             print(file=sys.stderr)
         if not replayed.answers:
-            raise BagError(f"{bag.path}: no observation could be made of it{_why(playback)}")
+            raise BagError(f"{bag.path}: no observation could be made of it{playback.why_nothing()}")
         summary = summarise(replayed, playback, run | {"device": arguments.device, "ros": not arguments.no_ros})
         out: Path = arguments.out
         out.mkdir(parents=True, exist_ok=True)
@@ -143,17 +143,3 @@ def _recorded_digest(recorded: Recorded) -> str:
 def _progress(answer: Any) -> None:
     if sys.stderr.isatty():
         print(f"\r  observation at {answer.stamp * 1e-9:.3f} s", end="", file=sys.stderr, flush=True)
-
-
-def _why(playback: Playback) -> str:
-    reasons = [
-        *playback.bag.damage,
-        *(f"{topic}: {count} messages are damaged" for topic, count in playback.damaged.items()),
-        *(f"{count} x {error}" for error, count in playback.refused.most_common(3)),
-    ]
-    if not reasons:
-        reasons = [
-            f"no moment had all of {', '.join(playback.contract.inputs)} "
-            f"({playback.contract.alignment.how} stamps; `rsd robot check` shows them)"
-        ]
-    return ": " + "; ".join(reasons)

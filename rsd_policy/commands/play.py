@@ -10,6 +10,7 @@ from pathlib import Path
 from rsd_policy.graph.bringup import play_node
 from rsd_policy.graph.supervisor import ros_arguments
 from rsd_policy.robots.contract import DEFAULT_ROBOT, load_contract
+from rsd_policy.robots.transforms import refuse_transforms
 
 
 def main(argv: list[str]) -> int:
@@ -27,9 +28,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--instruction", default="", metavar="TEXT", help="instead of what the bag says")
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="how much faster (%(default)s)")
     arguments = parser.parse_args(argv)
+    contract = load_contract(arguments.robot)
+    refuse_transforms(contract)
     spec = play_node(
         bag=str(arguments.bag),
-        robot=str(load_contract(arguments.robot).path),
+        robot=str(contract.path),
         namespace=arguments.namespace,
         instruction=arguments.instruction,
         rate=arguments.rate,

@@ -10,6 +10,7 @@ from typing import Any
 from rsd_policy.errors import ArgumentError, EpisodeError, SetupError
 from rsd_policy.exit_status import DONE, NOT_SET_UP, OUTSIDE_TOLERANCE, WRONG_ARGUMENTS
 from rsd_policy.robots.contract import DEFAULT_ROBOT, load_contract
+from rsd_policy.robots.transforms import refuse_transforms
 from rsd_policy.settings import DEFAULT_MODE, MODES
 
 
@@ -32,7 +33,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = _parser().parse_args(argv)
     if arguments.mode is not None and arguments.mode not in MODES:
         raise ArgumentError(f"--mode: expected one of {', '.join(MODES)}, got '{arguments.mode}'")
-    load_contract(arguments.robot)
+    contract = load_contract(arguments.robot)
+    if not arguments.no_ros:
+        refuse_transforms(contract)
     arguments.out = (arguments.out or Path("out") / f"replay-{arguments.bag.stem}").expanduser()
     return arguments
 

@@ -49,6 +49,7 @@ from rsd_policy.robots.composition import Composer
 from rsd_policy.robots.contract import DEFAULT_ROBOT, load_contract
 from rsd_policy.robots.state import stamp_of
 from rsd_policy.robots.state_check import StateCheck
+from rsd_policy.robots.transforms import refuse_transforms
 from rsd_policy.settings import CLOCKS, DEFAULT_MODE, EXECUTE_STEPS, IMAGE_SIZE, MODES
 
 CHECK_PERIOD_S = 0.5
@@ -84,6 +85,7 @@ class PolicyNode(LifecycleNode):
         )
         self._diagnostics = Diagnostics(self, self._device)
         self._diagnostics.set("inference", STALE, "not configured")
+        refuse_transforms(self._contract)
         self._composer = Composer(self._contract)
         self._state_check = StateCheck(self._contract, None)
         self._sync = make_aligner(self._contract.inputs, self._contract.alignment)

@@ -10,6 +10,7 @@ from rsd_policy.robots.contract import Contract
 from rsd_policy.robots.image_operations import apply_operations
 from rsd_policy.robots.images import VideoDecoder, decode_image, is_video
 from rsd_policy.robots.state import compose_state
+from rsd_policy.robots.transforms import TransformTree
 
 
 class Composer:
@@ -18,12 +19,23 @@ class Composer:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._kinds = {camera.name: camera.type for camera in contract.cameras}
+        self._latched = contract.latched
+        self._transforms = TransformTree(contract.pose.frame, contract.pose.tool) if contract.pose.tool else None
         self._videos = {c.name: VideoDecoder(c.topic) for c in contract.cameras if is_video(c.type)}
 
     def take(self, name: str, message: Any) -> Any | None:
-        """What to keep of a message as it comes: video is decoded at once; None when there is nothing to keep."""
+        """What to keep of a message as it comes; None when there is nothing to keep.
+
+        Video is decoded at once, and transforms become the pose, with its own stamp.
+        """
+        if self._transforms is not None and (name == "pose" or name in self._latched):
+            return self._transforms.take(message, static=name in self._latched)
         video = self._videos.get(name)
         return message if video is None else video.decode(message, self._kinds[name])
+
+    def problem(self) -> str | None:
+        """Why no message so far gave what was to be composed of several; None when all is well."""
+        return None if self._transforms is None else self._transforms.problem()
 
     def observation(self, messages: Mapping[str, Any], instruction: str, stamp: int) -> Observation:
         """The observation of a moment.

@@ -28,6 +28,7 @@ COMPRESSED_VIDEO = "foxglove_msgs/msg/CompressedVideo"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE, FFMPEG_PACKET, COMPRESSED_VIDEO)
 
 POSE = "geometry_msgs/msg/PoseStamped"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
 JOINTS = "sensor_msgs/msg/JointState"
 TEXT = "std_msgs/msg/String"
 CHUNK = "rsd_msgs/msg/ActionChunk"
@@ -59,9 +60,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class EefPose:
-    """Pose of the end effector, a geometry_msgs/PoseStamped.
+    """Pose of the end effector, a geometry_msgs/PoseStamped; or out of TF, of `tool` in `frame`.
 
     Attributes:
+        tool: child frame on /tf; empty: the pose is published.
         frame: header.frame_id that is expected; empty: any.
         toward: quaternion (x, y, z, w); of the two signs of the same rotation the one on its side is taken. All 0: as
             published.
@@ -76,6 +78,7 @@ class EefPose:
     base_translation: tuple[float, ...] = (0.0, 0.0, 0.0)
     base_rotation: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)
     tool_rotation: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)
+    tool: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,18 @@ class Contract:
     def inputs(self) -> dict[str, tuple[str, str]]:
         """Input -> (topic, type) of everything that an observation is made of; one topic may serve two inputs."""
         found = {camera.name: (camera.topic, camera.type) for camera in self.cameras}
-        return found | {"pose": (self.pose.topic, POSE), "joints": (self.gripper.topic, JOINTS)}
+        kind = TRANSFORMS if self.pose.tool else POSE
+        return found | {"pose": (self.pose.topic, kind), "joints": (self.gripper.topic, JOINTS)}
+
+    @property
+    def latched(self) -> dict[str, tuple[str, str]]:
+        """Input -> (topic, type) of what is said once and holds from then on; a recording need not have it."""
+        return {"static transforms": ("/tf_static", TRANSFORMS)} if self.pose.tool else {}
 
     @property
     def topics(self) -> dict[str, str]:
         """Topic -> type of everything that a recording holds."""
-        return dict(self.inputs.values()) | {
+        return dict((self.inputs | self.latched).values()) | {
             self.instruction_topic: TEXT,
             self.action.chunks: CHUNK,
             self.action.commands: self.action.commands_type,
@@ -242,9 +251,19 @@ def _camera(name: str, section: Section) -> Camera:
 def _pose(state: Section) -> EefPose:
     section = state.section("pose")
     assert section is not None
+    frames = section.section("tf", required=False)
+    if frames is None:
+        topic, frame, tool = section.text("topic"), section.text("frame", " ").strip(), ""
+    else:
+        topic, frame, tool = "/tf", frames.text("base"), frames.text("tool")
+        frames.end()
+        for key in ("topic", "frame"):
+            if section.has(key):
+                raise section.at(key, "state.pose.tf says it already; keep one of them")
     pose = EefPose(
-        topic=section.text("topic"),
-        frame=section.text("frame", " ").strip(),
+        topic=topic,
+        frame=frame.removeprefix("/") if tool else frame,
+        tool=tool,
         toward=AS_PUBLISHED if not section.has("toward") else section.numbers("toward", 4),
         base_translation=section.numbers("base_translation", 3, (0.0, 0.0, 0.0)),
         base_rotation=_rotation(section, "base_rotation"),

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from rsd_policy.bags.playback import Playback, Recorded, Shown, read_recorded
 from rsd_policy.bags.reader import Bag
-from rsd_policy.errors import RSDError
+from rsd_policy.errors import BagError, RSDError
 from rsd_policy.images import resize_frame
 from rsd_policy.observation import ACTION_DIM
 from rsd_policy.robots.contract import ActionMeaning, Contract
@@ -99,8 +99,10 @@ def episodes_of(path: Path, contract: Contract, *, source: str, size: int, instr
             raise RSDError(f"{path}: holds no commands on '{contract.action.commands}'; give --actions state")
         commands = recorded.commands if source == "commands" else []
         shown = Playback(bag, contract, Recorded(**vars(recorded) | {"chunks": {}}), instruction, period_s=0.0)
+        found = False
         part: list[tuple[Shown, list[NDArray[np.uint8]]]] = []
         for moment in shown.observations():
+            found = True
             if part and moment.context != part[-1][0].context:
                 yield _episode(part, commands, contract)
                 part = []
@@ -108,6 +110,8 @@ def episodes_of(path: Path, contract: Contract, *, source: str, size: int, instr
             part.append((_without_images(moment), images))
         if part:
             yield _episode(part, commands, contract)
+        if not found:
+            raise BagError(f"{path}: no observation in it{shown.why_nothing()}")
 
 
 def _without_images(shown: Shown) -> Shown:
