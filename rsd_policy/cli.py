@@ -19,7 +19,7 @@ COMMANDS = {
     "record": ("rsd_policy.commands.record", "record a simulated episode, or what runs in this domain, as a bag"),
     "replay": ("rsd_policy.commands.replay", "show a bag to a policy and compare its answers with what was recorded"),
     "import": ("rsd_policy.commands.import_bags", "turn bags and LeRobot datasets into demonstrations to train on"),
-    "view": ("rsd_policy.commands.view", "show a bag in Rerun"),
+    "view": ("rsd_policy.commands.view", "show a bag or the results of an evaluation in Rerun"),
     "play": ("rsd_policy.commands.play", "send the inputs out of a bag as a robot does"),
     "robot": ("rsd_policy.commands.robot", "check: say what the contract of a robot finds in a bag"),
     "collect": ("rsd_policy.commands.collect", "record demonstrations of the scripted expert"),

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsd_policy.bags.playback import Playback, Shown
-from rsd_policy.errors import SetupError
 from rsd_policy.robots.contract import ActionMeaning
 
 FINAL, DRAFT = (21, 101, 192), (230, 140, 0)
 """Colours of the final chunk and of the draft, RGB."""
 
 
-def view(playback: Playback, save: Path | None) -> int:
-    """Show a bag's observations; returns how many.
+def view_bag(rerun: Any, playback: Playback) -> int:
+    """Log a bag's observations; returns how many.
 
     Args:
+        rerun: the module, with a recording begun.
         playback: of the bag.
-        save: an .rrd file; None opens Rerun's window.
-
-    Raises:
-        SetupError: Rerun is not installed.
     """
-    try:
-        import rerun
-    except ImportError as error:
-        raise SetupError("Rerun is not installed: pip install 'rsd_policy[view]'") from error
-    rerun.init("rsd_policy", spawn=save is None)
-    if save is not None:
-        save.parent.mkdir(parents=True, exist_ok=True)
-        rerun.save(str(save))
     meaning = playback.contract.action
     recorded = playback.recorded
     count = 0
@@ -50,7 +37,6 @@ def view(playback: Playback, save: Path | None) -> int:
         if draft is not None:
             _path(rerun, "robot/draft", shown, draft, meaning, DRAFT)
         count += 1
-    rerun.disconnect()
     return count
 
 
