@@ -74,7 +74,7 @@ class LeRobotDataset:
         """
         try:
             values = np.array(self._column(episode, feature).to_pylist(), np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # texts, or rows of several lengths
             raise BagError(f"{self._root}: feature '{feature}': expected numbers, {error}") from error
         if not np.isfinite(values).all():
             raise BagError(f"{self._root}: feature '{feature}' of episode {episode}: expected finite numbers")
@@ -131,7 +131,10 @@ class LeRobotDataset:
         for file in files:
             # statistics fill most of the table of episodes
             names = [column for column in _schema(file) if not column.startswith("stats/")]
-            rows += _table(file, names).to_pylist()
+            try:
+                rows += _table(file, names).to_pylist()
+            except ValueError as error:  # texts that are none
+                raise BagError(f"{file}: cannot be read: {error}") from error
         return rows
 
     def _file(self, template: str, episode: int, group: str, **names: str) -> Path:
@@ -198,7 +201,7 @@ class LeRobotDataset:
                         break
                     yield frame.to_ndarray(format="rgb24")
                     wanted += 1
-        except (OSError, av.error.FFmpegError) as error:
+        except (OSError, ValueError, IndexError, av.error.FFmpegError) as error:
             raise BagError(f"{path}: cannot be decoded: {error}") from error
         if wanted < count:
             raise BagError(
@@ -227,7 +230,7 @@ def _schema(path: Path) -> list[str]:
 
     try:
         return list(parquet.read_schema(path).names)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
 
 
@@ -237,5 +240,5 @@ def _table(path: Path, columns: Sequence[str], filters: Any = None) -> Any:
 
     try:
         return parquet.read_table(path, columns=list(columns), filters=filters)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error

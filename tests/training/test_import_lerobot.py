@@ -94,6 +94,21 @@ def test_a_video_that_ends_early_is_refused(tmp_path, contract, version):
         imported(tmp_path, contract())
 
 
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_a_file_that_ends_early_is_refused_whichever_it_is(tmp_path, contract, version):
+    write_dataset(tmp_path / "set", version, video=True)
+    path = contract()
+    files = [file for file in (tmp_path / "set").rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} >= {".json", ".parquet", ".mp4"}
+    for number, file in enumerate(files):
+        whole = file.read_bytes()
+        # of a list of lines the last one in part, of anything else the half
+        file.write_bytes(whole[:-5] if file.suffix == ".jsonl" else whole[: len(whole) // 2])
+        with pytest.raises(BagError):
+            main([str(tmp_path / "set"), "--out", str(tmp_path / str(number)), "--robot", path])
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
