@@ -35,6 +35,12 @@ def ended(process):
     return process.returncode, printed
 
 
+def end(process):
+    """End a node cleanly: what a killed one leaves in shared memory hinders the discovery of the next ones."""
+    process.terminate()
+    process.communicate(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("content", "heard"),
     [
@@ -90,8 +96,7 @@ def test_a_parameter_that_the_node_does_not_have_is_warned_of_on_the_command_lin
     try:
         assert "/action_executor has no parameter 'limt'; did you mean 'limit'?" in process.stdout.readline()
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +128,7 @@ def test_the_configuration_of_the_evaluation_reaches_nodes_in_a_namespace(probe,
         answer = probe.call(GetParameters, "/robot3/action_executor/get_parameters", request)
         assert answer.values[0].double_value == 0.07
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 def test_a_parameter_out_of_its_range_is_refused_in_one_line(domain):
@@ -158,8 +162,7 @@ def test_of_two_sources_of_time_that_start_together_one_at_most_goes_on(domain):
     refused = [bridge for bridge in bridges if bridge.poll() is not None]
     for bridge in bridges:
         if bridge not in refused:
-            bridge.kill()
-            bridge.communicate()
+            end(bridge)
     assert refused
     for bridge in refused:
         assert "/clock: expected to be its only source" in bridge.communicate()[0]
