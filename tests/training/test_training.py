@@ -106,9 +106,9 @@ def test_files_of_128_and_of_256_px_are_resized_as_the_policys_input_is(tmp_path
 def test_the_provenance_does_not_call_other_projects_demonstrations_the_experts() -> None:
     """It said "scripted expert, canonical initial states held out" of whatever lay in the folder."""
     own, other = episode(0), replace(episode(1), collected=False)
-    sources = [Corpus.of(Team(), part).summary()["source"] for part in ([own], [other], [own, other])]
+    sources = [Corpus.of(Team(), part, "axis_angle").summary()["source"] for part in ([own], [other], [own, other])]
     assert sources == [COLLECTED, OTHERS, f"{COLLECTED} and {OTHERS}"]
-    assert Corpus.of(Team(), [own, other]).summary()["episodes_of_others"] == 1
+    assert Corpus.of(Team(), [own, other], "axis_angle").summary()["episodes_of_others"] == 1
 
 
 def test_the_parts_of_several_processes_hold_every_episode_once(tmp_path: Path) -> None:
